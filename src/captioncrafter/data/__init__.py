@@ -1,0 +1,1 @@
+"""Captioned images: where they come from, how they are checked, how they are kept."""

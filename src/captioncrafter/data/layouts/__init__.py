@@ -1,0 +1,1 @@
+"""One module for each way people keep captioned images on disk."""

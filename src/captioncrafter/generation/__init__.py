@@ -1,0 +1,1 @@
+"""From images to captions: decoding, the captioner, captions in bulk."""

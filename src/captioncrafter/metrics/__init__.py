@@ -1,0 +1,1 @@
+"""coco-caption's numbers, to the last digit, with intervals."""

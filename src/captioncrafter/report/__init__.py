@@ -1,0 +1,1 @@
+"""What a person reads afterwards: the page and the model card."""

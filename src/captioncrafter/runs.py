@@ -1,0 +1,182 @@
+"""The run folder and how files get onto disk: whole, or not at all.
+
+Every file is written under a temporary name in its own folder, synced, then renamed, so that a reader (or a kill at
+any moment) finds the old file or the new one and never a part. Knows nothing of models.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from captioncrafter.errors import DataError
+
+LOG = "log.jsonl"
+RECIPE = "recipe.json"
+MANIFEST = "manifest.json"
+ADAPTER = "adapter"
+CHECKPOINTS = "checkpoints"
+PREDICTIONS = "predictions.jsonl"
+SCORES = "scores.json"
+IMAGE_SCORES = "image_scores.jsonl"
+REPORT = "report.html"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder: what was asked (`recipe.json`), what was done (`manifest.json`, `log.jsonl`) and what came of it."""
+
+    path: Path
+
+    @classmethod
+    def open(cls, path: str | Path) -> "Run":
+        """The run in `path`; raises `DataError` when the folder holds none."""
+        folder = Path(path)
+        if not (folder / RECIPE).is_file():
+            raise DataError(
+                f"{folder}: not a run folder ({RECIPE} is missing). `captioncrafter train RECIPE --out {folder}` makes one."
+            )
+        return cls(folder)
+
+    @property
+    def adapter(self) -> Path:
+        """The folder of the tuned adapter, in stock PEFT layout."""
+        return self.path / ADAPTER
+
+    def recipe(self) -> dict[str, Any]:
+        """The resolved recipe as it was saved."""
+        return read_json(self.path / RECIPE)
+
+    def manifest(self) -> dict[str, Any]:
+        """Versions, fingerprints and items set aside; empty before the first was written."""
+        path = self.path / MANIFEST
+        return read_json(path) if path.is_file() else {}
+
+    def add_to_manifest(self, **entries: Any) -> None:
+        """Adds or replaces entries of the manifest."""
+        write_json(self.path / MANIFEST, self.manifest() | entries)
+
+    def log(self) -> list[dict[str, Any]]:
+        """The rows logged so far, oldest first; a last line that a kill cut short is left out."""
+        path = self.path / LOG
+        return list(_whole_lines(path)) if path.is_file() else []
+
+    def append_log(self, row: dict[str, Any]) -> None:
+        """One more row, on disk before this returns."""
+        with (self.path / LOG).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def _whole_lines(path: Path) -> Iterator[dict[str, Any]]:
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            yield json.loads(line)
+        except json.JSONDecodeError:
+            return
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary file name beside `path`; on leaving without an error it is synced and takes `path`'s place."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        _sync(temporary)
+        temporary.replace(path)
+        _sync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder beside `path`; on leaving without an error its files are synced and it takes `path`'s place.
+
+    An older folder at `path` is renamed aside first and removed last: whatever happens, one whole folder is on disk.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        yield temporary
+        for file in temporary.rglob("*"):
+            _sync(file)
+        _take_the_place_of(path, temporary)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _take_the_place_of(path: Path, temporary: Path) -> None:
+    if not path.exists():
+        temporary.replace(path)
+        _sync(path.parent)
+        return
+    old = path.with_name(f".{path.name}.{os.getpid()}.old")
+    path.replace(old)
+    temporary.replace(path)
+    _sync(path.parent)
+    shutil.rmtree(old)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes `text` as UTF-8, whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes `value` as indented JSON, whole or not at all."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Writes one JSON object a line, whole or not at all."""
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def read_json(path: Path) -> Any:
+    """The JSON value in `path`; raises `DataError` naming the file and line when it is missing or not JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file.") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: not valid JSON ({error}).") from None
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """The JSON objects of `path`, one a line; raises `DataError` naming the first line that is not one."""
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file.") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 text ({error}).") from None
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise DataError(f"{path}, line {number}: not valid JSON ({error}).") from None
+        if not isinstance(row, dict):
+            raise DataError(f"{path}, line {number}: expected a JSON object, found {type(row).__name__}.")
+        rows.append(row)
+    return rows
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,1 @@
+"""From features to an adapter: preflight, batches, the loop, checkpoints."""
