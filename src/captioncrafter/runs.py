@@ -7,7 +7,7 @@ any moment) finds the old file or the new one and never a part. Knows nothing of
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,6 +72,10 @@ class Run:
             file.flush()
             os.fsync(file.fileno())
 
+    def keep_log(self, keep: Callable[[dict[str, Any]], bool]) -> None:
+        """Rewrites the log with the rows that `keep` accepts: a resumed run logs the steps it repeats once."""
+        write_jsonl(self.path / LOG, filter(keep, self.log()))
+
 
 def _whole_lines(path: Path) -> Iterator[dict[str, Any]]:
     for line in path.read_text(encoding="utf-8").splitlines():
@@ -79,6 +83,12 @@ def _whole_lines(path: Path) -> Iterator[dict[str, Any]]:
             yield json.loads(line)
         except json.JSONDecodeError:
             return
+
+
+def cache_folder() -> Path:
+    """Where features are kept between runs: `CAPTIONCRAFTER_CACHE`, else `~/.cache/captioncrafter`."""
+    named = os.environ.get("CAPTIONCRAFTER_CACHE")
+    return Path(named).expanduser() if named else Path.home() / ".cache" / "captioncrafter"
 
 
 @contextmanager

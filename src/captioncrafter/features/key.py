@@ -1,0 +1,53 @@
+"""Which features may stand for which image: everything they depend on, in one hash."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from captioncrafter.model import weights
+from captioncrafter.model.checkpoint import Checkpoint
+
+if TYPE_CHECKING:
+    from transformers import Blip2Processor
+
+_FORMAT = 1
+_FROZEN_PREFIX = ("vision_model.", "qformer.", "query_tokens")
+
+
+@dataclass(frozen=True)
+class FeatureKey:
+    """What features depend on besides the image: the frozen weights, the processor, the precision, the cut.
+
+    `facts` are written beside the features for a reader; `digest` (hex) names their folder. Another value of any of
+    them is another folder, so a stale answer is impossible.
+    """
+
+    facts: dict[str, Any]
+
+    @property
+    def digest(self) -> str:
+        """The hash of the facts, 32 hex digits."""
+        text = json.dumps(self.facts, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def feature_key(
+    checkpoint: Checkpoint, processor: "Blip2Processor", *, computed_in: torch.dtype, stored_as: str
+) -> FeatureKey:
+    """The key of the Q-Former outputs of `checkpoint`, computed in one dtype and stored under a dtype policy.
+
+    Reads every byte of the vision half's weights (some seconds for the 4 GB of blip2-flan-t5-xl).
+    """
+    settings = processor.image_processor.to_dict()  # pyright: ignore[reportAttributeAccessIssue]
+    facts = {
+        "format": _FORMAT,
+        "cut": "qformer",
+        "weights": weights.fingerprint(checkpoint.folder, lambda name: name.startswith(_FROZEN_PREFIX)),
+        "processor": json.loads(json.dumps(settings, default=str)),
+        "computed_in": str(computed_in).removeprefix("torch."),
+        "stored_as": stored_as,
+    }
+    return FeatureKey(facts)

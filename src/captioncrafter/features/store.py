@@ -1,0 +1,136 @@
+"""Features on disk: memory-mapped, content-addressed, checked.
+
+One folder a key; in it `key.json` and parts of some hundred images, each a safetensors file that names the images it
+holds (by the hash of their bytes) and the hash of its own payload. A part appears whole or not at all, so that an
+interrupted extraction goes on after its last part. Knows nothing of models.
+"""
+
+import json
+import uuid
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+import xxhash
+from jaxtyping import Float
+from torch import Tensor
+
+from captioncrafter import events, runs
+from captioncrafter.errors import CheckpointError, DataError
+from captioncrafter.features.key import FeatureKey
+from captioncrafter.model import weights
+
+_TENSOR = "features"
+_SAFE_FLOAT16 = 32_000.0  # half of float16's range: room for what has not been seen yet
+_NUMPY = {"F16": np.float16, "BF16": np.int16, "F32": np.float32}
+
+
+@dataclass(frozen=True)
+class _Part:
+    file: Path
+    dtype: str
+    rows: np.memmap
+    payload_hash: str
+
+
+@dataclass
+class FeatureStore:
+    """The features of one key. `in` asks whether an image (by the hash of its bytes) is there."""
+
+    folder: Path
+    _where: dict[str, tuple[_Part, int]] = field(default_factory=dict)
+    _verified: set[Path] = field(default_factory=set)
+
+    @classmethod
+    def open(cls, root: Path, key: FeatureKey) -> "FeatureStore":
+        """The store of `key` under `root`, empty when new. Parts that are not whole are left out, and it is said."""
+        folder = root / "features" / key.digest
+        if not (folder / "key.json").is_file():
+            runs.write_json(folder / "key.json", key.facts)
+        store = cls(folder)
+        for file in sorted(folder.glob("*.safetensors")):
+            store._add(file)
+        return store
+
+    def __contains__(self, image: str) -> bool:
+        return image in self._where
+
+    def missing(self, images: Iterable[str]) -> list[str]:
+        """Those of `images` whose features are not here, each once, in order.
+
+        Every part that holds one of the others is read and held against its hash first; a damaged one is dropped
+        with a line, and its images count as missing.
+        """
+        wanted = dict.fromkeys(images)
+        for part in self._parts(wanted):
+            self._verify(part)
+        return [image for image in wanted if image not in self._where]
+
+    def _parts(self, images: Iterable[str]) -> list[_Part]:
+        found = (self._where[image][0] for image in images if image in self._where)
+        return list({part.file: part for part in found}.values())
+
+    def _verify(self, part: _Part) -> None:
+        if part.file in self._verified:
+            return
+        if xxhash.xxh3_128_hexdigest(memoryview(part.rows).cast("B")) == part.payload_hash:
+            self._verified.add(part.file)
+            return
+        events.warn(f"{part.file}: damaged features; they are computed again.")
+        self._where = {image: at for image, at in self._where.items() if at[0].file != part.file}
+        part.file.unlink()
+
+    def add(self, images: Sequence[str], features: Float[Tensor, "image query width"], *, stored_as: str) -> None:
+        """Writes one more part: row i of `features` belongs to `images[i]`.
+
+        `stored_as` is a torch dtype's name or `auto`: float16 where the range allows it, else bfloat16. Raises
+        `DataError` when a value is not finite.
+        """
+        from safetensors.torch import save_file
+
+        finite = features.isfinite().flatten(1).all(1)
+        if not finite.all():
+            bad = images[int((~finite).nonzero()[0])]
+            raise DataError(f"the vision half gave non-finite features for image {bad}. Is the checkpoint damaged?")
+        rows = features.to("cpu", _storage_dtype(features, stored_as)).contiguous()
+        payload = xxhash.xxh3_128_hexdigest(rows.view(torch.uint8).numpy())
+        file = self.folder / f"{uuid.uuid4().hex}.safetensors"
+        with runs.replacing(file) as temporary:
+            save_file({_TENSOR: rows}, temporary, metadata={"images": json.dumps(list(images)), "payload": payload})
+        self._add(file)
+
+    def rows(self, images: Sequence[str]) -> Float[Tensor, "image query width"]:
+        """The features of `images`, in order, in memory, as float32 or in the dtype they are all stored in."""
+        return torch.stack([self._row(image) for image in images])
+
+    def _row(self, image: str) -> Tensor:
+        part, row = self._where[image]
+        values = torch.from_numpy(np.array(part.rows[row]))
+        return values.view(torch.bfloat16) if part.dtype == "BF16" else values
+
+    def _add(self, file: Path) -> None:
+        try:
+            (tensor,) = weights.read_header(file)
+            facts = _metadata(file)
+            rows = np.memmap(file, _NUMPY[tensor.dtype], mode="r", offset=tensor.start, shape=tensor.shape)
+        except (CheckpointError, KeyError, ValueError):
+            events.warn(f"{file}: not a whole part; its features are computed again.")
+            file.unlink()
+            return
+        part = _Part(file, tensor.dtype, rows, facts["payload"])
+        self._where.update({image: (part, row) for row, image in enumerate(json.loads(facts["images"]))})
+
+
+def _metadata(file: Path) -> dict[str, str]:
+    from safetensors import safe_open
+
+    with safe_open(file, framework="pt") as opened:
+        return opened.metadata()
+
+
+def _storage_dtype(features: Tensor, stored_as: str) -> torch.dtype:
+    if stored_as != "auto":
+        return getattr(torch, stored_as)
+    return torch.float16 if features.abs().max() < _SAFE_FLOAT16 else torch.bfloat16

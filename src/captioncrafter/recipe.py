@@ -1,0 +1,258 @@
+"""What to do, in full: every option with its default, unit and bounds, and how a recipe file becomes one.
+
+A recipe is a TOML file that states only what differs from the defaults here. Bundled ones live in
+`captioncrafter/recipes/` and are called by name. Imports no torch.
+"""
+
+import tomllib
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from captioncrafter.errors import RecipeError, closest
+
+Precision = Literal["auto", "bf16", "fp32"]
+
+
+class Section(BaseModel):
+    """A group of options: unknown keys are refused, values do not change after checking."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class Model(Section):
+    """Which BLIP-2 is tuned, and how it is held."""
+
+    base: str = Field(
+        "Salesforce/blip2-flan-t5-xl",
+        min_length=1,
+        description="Hub name, folder, or the name of a bundled checkpoint (miniature).",
+    )
+    revision: str | None = Field(None, description="Commit of a hub checkpoint; pins what is downloaded.")
+    precision: Precision = Field(
+        "auto",
+        description="Arithmetic of the frozen weights; auto is bf16 where the hardware has it, else fp32. "
+        "LoRA weights and optimizer are always fp32.",
+    )
+    device: str = Field("auto", description="auto (the accelerator, else the CPU), cpu, cuda, cuda:1, mps.")
+    prompt: str = Field(
+        "a photo of",
+        description="Text the language model reads after the image, in training and in captioning alike.",
+    )
+
+
+class Scenes(Section):
+    """Drawn scenes in place of a dataset: nothing to download, another seed gives other scenes."""
+
+    train: int = Field(1200, ge=2, description="Scenes to train on.")
+    validation: int = Field(100, ge=2, description="Scenes of held-out combinations for choosing the best adapter.")
+    test: int = Field(300, ge=2, description="Scenes of held-out combinations for the final scores.")
+    seed: int = Field(7, ge=0, description="What is drawn.")
+    style: Literal["terse", "house"] = Field("house", description="How the references are worded.")
+    image_size: int = Field(128, ge=32, le=1024, description="Pixels along a side.")
+
+
+class Data(Section):
+    """The captioned images: a folder that `captioncrafter prepare` wrote, or drawn scenes."""
+
+    path: str | None = Field(None, description="Dataset folder.")
+    scenes: Scenes | None = Field(None, description="Drawn scenes; instead of a folder.")
+    train_images: int | None = Field(None, ge=1, description="Train on the first n images only.")
+    captions_per_image: int | None = Field(None, ge=1, description="Train on the first n captions of each image only.")
+
+    @model_validator(mode="after")
+    def _not_both(self) -> "Data":
+        if self.path is not None and self.scenes is not None:
+            raise ValueError("path and scenes exclude each other: give one of them")
+        return self
+
+
+class Lora(Section):
+    """The adapter: which layers get one, and how large it is."""
+
+    rank: int = Field(16, ge=1, le=1024, description="LoRA rank.")
+    alpha: float = Field(32.0, gt=0, description="LoRA alpha; the update is scaled by alpha / rank.")
+    dropout: float = Field(0.05, ge=0, lt=1, description="Dropout before the LoRA matrices.")
+    parts: tuple[Literal["language_model", "language_model.encoder", "language_model.decoder"], ...] = Field(
+        ("language_model",), min_length=1, description="Parts of the model in which targets are looked for."
+    )
+    targets: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
+        ("q", "v"), min_length=1, description="Layer names within the parts, whole or as a dotted end (EncDecAttention.q)."
+    )
+
+
+class Features(Section):
+    """What the frozen half makes of each image: computed once, kept on disk, shared by every run that fits."""
+
+    folder: str | None = Field(
+        None, description="Where features are kept; by default CAPTIONCRAFTER_CACHE, else ~/.cache/captioncrafter."
+    )
+    dtype: Literal["auto", "float16", "bfloat16", "float32"] = Field(
+        "auto", description="How features are stored; auto is float16 where their range allows it, else bfloat16."
+    )
+    images_per_batch: int = Field(32, ge=1, description="Images through the vision half at once.")
+
+
+class Training(Section):
+    """The optimisation, in images: an image brings all its captions, packed into one row."""
+
+    epochs: float = Field(3.0, gt=0, description="Passes over the training images.")
+    images_per_step: int = Field(32, ge=1, description="Images behind one update of the weights.")
+    images_per_batch: int = Field(8, ge=1, description="Images computed at once; several batches make a step.")
+    learning_rate: float = Field(1e-4, gt=0, description="Peak learning rate of AdamW.")
+    warmup: float = Field(0.05, ge=0, lt=1, description="Share of the steps over which the learning rate rises; then cosine.")
+    weight_decay: float = Field(0.05, ge=0, description="AdamW's weight decay.")
+    beta1: float = Field(0.9, ge=0, lt=1, description="AdamW's decay of the gradient's mean.")
+    beta2: float = Field(0.999, ge=0, lt=1, description="AdamW's decay of the gradient's square.")
+    max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm.")
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="Share of the target spread over the vocabulary.")
+    max_caption_tokens: int = Field(32, ge=2, description="Longer captions are cut here; how many is said.")
+    gradient_checkpointing: bool = Field(False, description="Recompute activations: less memory, about a third slower.")
+    log_every_steps: int = Field(10, ge=1, description="Steps between rows of log.jsonl.")
+    checkpoint_every_steps: int = Field(200, ge=1, description="Steps between checkpoints; one is written at each validation too.")
+    keep_checkpoints: int = Field(2, ge=1, description="Newest checkpoints kept.")
+
+    @model_validator(mode="after")
+    def _whole_batches(self) -> "Training":
+        if self.images_per_step % self.images_per_batch:
+            raise ValueError(
+                f"images_per_step ({self.images_per_step}) must be a multiple of images_per_batch ({self.images_per_batch})"
+            )
+        return self
+
+
+class Validation(Section):
+    """How the best adapter is chosen: captions of the validation images, scored by CIDEr."""
+
+    every_epochs: float = Field(1.0, gt=0, description="Epochs between validations.")
+    images: int | None = Field(None, ge=2, description="Validate on the first n images only.")
+    num_beams: int = Field(1, ge=1, description="Beam width while validating; 1 is greedy, which ranks adapters well.")
+    patience: int | None = Field(2, ge=1, description="Stop after this many validations without a better CIDEr.")
+
+
+class Decoding(Section):
+    """How captions are generated."""
+
+    num_beams: int = Field(5, ge=1, le=64, description="Beam width; 1 is greedy.")
+    max_new_tokens: int = Field(30, ge=1, description="Longest caption, in tokens.")
+    length_penalty: float = Field(1.0, description="Above 0 favours longer captions in beam search.")
+    repetition_penalty: float = Field(1.0, gt=0, description="Above 1 discourages repeated tokens.")
+    no_repeat_ngram_size: int = Field(0, ge=0, description="No n-gram of this size occurs twice; 0 allows all.")
+    sample: bool = Field(False, description="Draw tokens instead of searching for the likeliest caption.")
+    temperature: float = Field(1.0, gt=0, description="Sharpness of sampling; below 1 is sharper.")
+    top_p: float = Field(1.0, gt=0, le=1, description="Sample among the likeliest tokens that hold this probability.")
+    seed: int = Field(0, ge=0, description="What sampling draws.")
+    images_per_batch: int = Field(16, ge=1, description="Images captioned at once.")
+
+
+class Evaluation(Section):
+    """How scores are computed."""
+
+    resamples: int = Field(1000, ge=100, description="Bootstrap resamples behind each 95 % interval.")
+    seed: int = Field(0, ge=0, description="What the bootstrap draws.")
+
+
+class Tracking(Section):
+    """Where curves go besides the run folder."""
+
+    tracker: Literal["none", "tensorboard", "wandb", "trackio"] = Field(
+        "none", description="An experiment tracker, through accelerate (extra: track)."
+    )
+    project: str = Field("captioncrafter", min_length=1, description="The tracker's project name.")
+
+
+class Recipe(Section):
+    """A whole fine-tuning: model, data, adapter, optimisation, validation, decoding."""
+
+    seed: int = Field(0, ge=0, description="Initialisation of the adapter, order of the data, dropout.")
+    model: Model = Model()
+    data: Data = Data()
+    lora: Lora = Lora()
+    features: Features = Features()
+    training: Training = Training()
+    validation: Validation = Validation()
+    decoding: Decoding = Decoding()
+    evaluation: Evaluation = Evaluation()
+    tracking: Tracking = Tracking()
+
+
+def bundled() -> list[str]:
+    """Names of the recipes in the package, sorted."""
+    folder = resources.files("captioncrafter") / "recipes"
+    return sorted(Path(entry.name).stem for entry in folder.iterdir() if entry.name.endswith(".toml"))
+
+
+def load(name: str) -> Recipe:
+    """The recipe called `name`: a bundled one, or a TOML file.
+
+    Raises `RecipeError` naming the file, the key and the nearest valid name.
+    """
+    if name in bundled():
+        text = (resources.files("captioncrafter") / "recipes" / f"{name}.toml").read_text(encoding="utf-8")
+        return parse(text, source=f"{name}.toml")
+    path = Path(name)
+    if not path.is_file():
+        raise RecipeError(
+            f'no recipe is called "{name}", and no such file exists.{closest(name, bundled())} '
+            f"Bundled recipes: {', '.join(bundled())}."
+        )
+    try:
+        return parse(path.read_text(encoding="utf-8"), source=str(path))
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"{path}: not UTF-8 text ({error}).") from None
+
+
+def parse(text: str, *, source: str) -> Recipe:
+    """The recipe that the TOML `text` states; `source` names it in errors."""
+    try:
+        values = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise RecipeError(f"{source}: not valid TOML: {error}.") from None
+    return build(values, source=source)
+
+
+def build(values: dict[str, Any], *, source: str) -> Recipe:
+    """The recipe of these nested values; raises `RecipeError` naming every wrong key."""
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        raise RecipeError(explain(error, source=source)) from None
+
+
+def explain(error: ValidationError, *, source: str) -> str:
+    """Pydantic's findings as one line each: the file, the key, what is wrong, the nearest valid name."""
+    return "\n".join(f"{source}: {_finding(finding)}" for finding in error.errors())
+
+
+def _finding(finding: Any) -> str:
+    location = [str(part) for part in finding["loc"]]
+    key = ".".join(location)
+    if finding["type"] == "extra_forbidden":
+        return f'unknown key "{key}".{_nearest(location)}'
+    message = finding["msg"].removeprefix("Value error, ")
+    message = message[0].lower() + message[1:]
+    if isinstance(finding["input"], dict | BaseModel):
+        return f"[{key}]: {message}." if key else f"{message}."
+    return f"{key} = {finding['input']!r}: {message}."
+
+
+def _nearest(location: list[str]) -> str:
+    section: type[BaseModel] | None = Recipe
+    for part in location[:-1]:
+        section = _sections(section).get(part) if section else None
+    names = list(section.model_fields) if section else []
+    hint = closest(location[-1], names)
+    if hint or not names:
+        return hint
+    return f" Keys here: {', '.join(names)}."
+
+
+def _sections(section: type[BaseModel]) -> dict[str, type[BaseModel]]:
+    found: dict[str, type[BaseModel]] = {}
+    for name, field in section.model_fields.items():
+        for candidate in (field.annotation, *getattr(field.annotation, "__args__", ())):
+            if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+                found[name] = candidate
+    return found

@@ -1,0 +1,198 @@
+"""What must be true before the first step, checked on the run's own model, images and captions.
+
+Every check here is a mistake that a public recipe makes in silence: training that never sees the image, captions that
+leak into the encoder, an adapter on the wrong layers, a head that is not the checkpoint's. A failure stops the run
+with the reason.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from captioncrafter.errors import PreflightError
+from captioncrafter.model import lora, weights
+from captioncrafter.model.captioning import IGNORE, Prompt, caption_logits, encode_prompt, encoder_inputs, summed_loss
+from captioncrafter.model.checkpoint import check_head
+from captioncrafter.training.packing import TokenIds, pack
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import Blip2ForConditionalGeneration, Blip2Processor
+
+# Float16 features against the stock model's float32 ones moved the loss by under 1e-4 of it on the checkpoints tested;
+# bfloat16 arithmetic rounds logits to 8 bits, and another batch shape rounds otherwise.
+_LOSS_TOLERANCE = {torch.float32: 2e-3, torch.bfloat16: 3e-2}
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Some training images as the checks see them: pixels, stored features, token ids of their captions."""
+
+    pixels: Float[Tensor, "image channel height width"]
+    features: Float[Tensor, "image query width"]
+    captions: list[list[TokenIds]]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is about to be trained."""
+
+    tuned: "PeftModel"
+    processor: "Blip2Processor"
+    prompt: Prompt
+    target_layers: tuple[str, ...]
+    stored: dict[str, weights.StoredTensor]
+    name: str
+
+    @property
+    def model(self) -> "Blip2ForConditionalGeneration":
+        """The stock model inside the adapter's wrapper."""
+        return self.tuned.get_base_model()  # pyright: ignore[reportReturnType]
+
+
+def check(subject: Subject, probe: Probe) -> dict[str, float | int]:
+    """Runs every check on a freshly attached adapter; gives what was measured, for the manifest.
+
+    `probe` needs two images or more. Raises `PreflightError` naming the first check that fails and its reason. The
+    model is left in eval mode, with no gradients.
+    """
+    subject.tuned.eval()
+    measured: dict[str, float | int] = {}
+    for one in (
+        _image_positions_are_exact,
+        _captions_stay_out_of_the_encoder,
+        _only_the_meant_layers_train,
+        _head_is_the_checkpoints,
+        _loss_is_the_stock_models,
+        _adapter_starts_as_the_base,
+        _image_matters,
+    ):
+        measured |= one(subject, probe)
+    return measured
+
+
+def _image_positions_are_exact(subject: Subject, probe: Probe) -> dict[str, float | int]:
+    """As many `<image>` ids as the model has queries, all in front: with fewer, the image is dropped in silence."""
+    model, prompt = subject.model, subject.prompt
+    config = model.config
+    expected = config.num_query_tokens
+    is_image = prompt.input_ids == (config.image_token_index or encode_prompt(subject.processor, "").input_ids[0])
+    if int(is_image.sum()) != expected or not bool(is_image[:expected].all()):
+        raise PreflightError(
+            f"preflight: the prompt has {int(is_image.sum())} <image> positions and the model {expected} queries: the "
+            "language model would not see the image. The checkpoint's processor_config.json has num_query_tokens."
+        )
+    inputs = encoder_inputs(model, probe.features.to(model.device), prompt)
+    length = len(prompt.input_ids)
+    if inputs.shape[1] != length:
+        raise PreflightError(f"preflight: the encoder sees {inputs.shape[1]} positions where the prompt has {length}.")
+    return {"image_positions": expected}
+
+
+def _captions_stay_out_of_the_encoder(subject: Subject, probe: Probe) -> dict[str, float | int]:
+    """The encoder reads image and prompt; a caption there is the answer in the question."""
+    words = subject.prompt.input_ids[subject.prompt.image_positions :].tolist()
+    for captions in probe.captions:
+        for ids in captions:
+            if len(ids) > 1 and _contains(words, ids[:-1]):
+                raise PreflightError(
+                    f'preflight: a caption stands in the encoder\'s input (prompt "{subject.prompt.text}"): the model would '
+                    "learn to copy it. The prompt must not hold captions."
+                )
+    return {}
+
+
+def _contains(row: list[int], part: list[int]) -> bool:
+    return any(row[at : at + len(part)] == part for at in range(len(row) - len(part) + 1))
+
+
+def _only_the_meant_layers_train(subject: Subject, probe: Probe) -> dict[str, float | int]:
+    """Every target layer carries an adapter, and nothing else trains."""
+    del probe
+    names = lora.trainable(subject.tuned)
+    reached = {lora.layer_of(name) for name in names if ".lora_" in name}
+    stray = {name for name in names if ".lora_" not in name}
+    wrong = sorted((reached ^ set(subject.target_layers)) | stray)
+    if wrong:
+        raise PreflightError(
+            f"preflight: what trains is not what lora.targets names: {len(wrong)} layers differ, {wrong[0]} first."
+        )
+    return {"adapted_layers": len(reached), "trainable_parameters": sum(p.numel() for p in names.values())}
+
+
+def _head_is_the_checkpoints(subject: Subject, probe: Probe) -> dict[str, float | int]:
+    """The output head is the checkpoint's own where it has one; raises `CheckpointError`."""
+    del probe
+    check_head(subject.model, subject.stored, subject.name)
+    return {}
+
+
+def _loss_is_the_stock_models(subject: Subject, probe: Probe) -> dict[str, float | int]:
+    """Packed captions over stored features cost what the stock forward says from the pixels, a caption a row."""
+    ours, stock = float(_packed_loss(subject, probe.features, probe)), float(_stock_loss(subject, probe))
+    tolerance = _LOSS_TOLERANCE[subject.model.language_model.dtype]
+    if not abs(ours - stock) <= tolerance * abs(stock):
+        raise PreflightError(
+            f"preflight: the training step's loss is {ours:.5f} nats a token and the stock model's {stock:.5f} on the same "
+            "images. The stored features are not this model's, or the model computes otherwise here: "
+            "delete the features folder and try again."
+        )
+    return {"loss": ours, "stock_loss": stock}
+
+
+@torch.no_grad()
+def _stock_loss(subject: Subject, probe: Probe) -> Float[Tensor, ""]:
+    model, device = subject.model, subject.model.device
+    captions = [ids for image in probe.captions for ids in image]
+    labels = torch.full((len(captions), max(map(len, captions))), IGNORE)
+    for row, ids in enumerate(captions):
+        labels[row, : len(ids)] = torch.tensor(ids)
+    owners = torch.tensor([image for image, ids in enumerate(probe.captions) for _ in ids])
+    prompt = encode_prompt(subject.processor, subject.prompt.text).input_ids
+    ids = prompt.expand(len(captions), -1).to(device)
+    return model(
+        pixel_values=probe.pixels[owners].to(device, model.vision_model.dtype),
+        input_ids=ids,
+        attention_mask=torch.ones_like(ids),
+        labels=labels.to(device),
+    ).loss
+
+
+def _packed_loss(subject: Subject, features: Float[Tensor, "image query width"], probe: Probe) -> Float[Tensor, ""]:
+    model = subject.model
+    text = model.config.text_config
+    captions = pack(probe.captions, start_id=text.decoder_start_token_id, pad_id=text.pad_token_id).to(model.device)
+    logits = caption_logits(model, features.to(model.device), subject.prompt.to(model.device), captions)
+    return summed_loss(logits, captions.labels) / (captions.labels != IGNORE).sum()
+
+
+@torch.no_grad()
+def _adapter_starts_as_the_base(subject: Subject, probe: Probe) -> dict[str, float | int]:
+    """B is zero at first, so the adapter changes nothing yet: the loss is the base's to the last bit."""
+    with_adapter = _packed_loss(subject, probe.features, probe)
+    with subject.tuned.disable_adapter():
+        base = _packed_loss(subject, probe.features, probe)
+    if not torch.equal(with_adapter, base):
+        raise PreflightError(
+            f"preflight: the fresh adapter changes the base model's loss ({float(base):.6f} to {float(with_adapter):.6f}): "
+            "it does not start at zero, and what it is compared with would not be the base."
+        )
+    return {}
+
+
+def _image_matters(subject: Subject, probe: Probe) -> dict[str, float | int]:
+    """Other images, another loss; and the loss reaches the features: what a model that never sees cannot do."""
+    features = probe.features.to(subject.model.device, torch.float32).requires_grad_()
+    loss = _packed_loss(subject, features, probe)
+    (gradient,) = torch.autograd.grad(loss, features, allow_unused=True)
+    with torch.no_grad():
+        swapped = _packed_loss(subject, features.roll(1, dims=0), probe)
+    if gradient is None or not float(gradient.norm()) > 0 or torch.equal(loss.detach(), swapped):
+        raise PreflightError(
+            f"preflight: the image does not matter: the loss is {float(loss):.6f} with the right images and "
+            f"{float(swapped):.6f} with swapped ones. Training would learn captions without looking."
+        )
+    return {"swapped_loss": float(swapped), "feature_gradient_norm": float(gradient.norm())}

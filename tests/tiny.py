@@ -1,0 +1,99 @@
+"""Tiny real checkpoints and datasets, written to disk as the real ones are."""
+
+import io
+import json
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+WORDS = (
+    "a an the of in on at with and is are red green blue yellow black white small large big dog cat man woman girl boy "
+    "ball park street grass water running sitting standing playing photo question answer what colour two three"
+).split()
+
+
+def write_tiny_checkpoint(folder: Path, *, seed: int = 0, tied: bool = False) -> Path:
+    """A random BLIP-2 flan-T5 in stock layout: 32 px images, 3 queries, width 32, about 100 k parameters."""
+    from transformers import Blip2Config, Blip2ForConditionalGeneration
+
+    torch.manual_seed(seed)
+    processor = tiny_processor()
+    config = Blip2Config(
+        vision_config={
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "image_size": 32,
+            "patch_size": 8,
+            "initializer_range": 0.1,
+        },
+        qformer_config={
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "encoder_hidden_size": 32,
+            "vocab_size": 64,
+        },
+        text_config={
+            "model_type": "t5",
+            "vocab_size": 96,
+            "d_model": 32,
+            "d_kv": 8,
+            "d_ff": 64,
+            "num_layers": 2,
+            "num_decoder_layers": 2,
+            "num_heads": 4,
+            "feed_forward_proj": "gated-gelu",
+            "decoder_start_token_id": 0,
+            "pad_token_id": 0,
+            "eos_token_id": 1,
+            "bos_token_id": 1,
+            "tie_word_embeddings": tied,
+        },
+        num_query_tokens=3,
+        image_token_index=processor.tokenizer.convert_tokens_to_ids("<image>"),
+    )
+    model = Blip2ForConditionalGeneration(config)
+    with torch.no_grad():
+        model.query_tokens.normal_(std=0.5)
+        model.language_projection.weight.normal_(std=0.5)
+        if not tied:
+            model.language_model.lm_head.weight = torch.nn.Parameter(torch.randn(96, 32) * 0.3)
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+def tiny_processor():
+    """A Blip2Processor over a word-level tokenizer with T5's special ids."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    from transformers import Blip2Processor, BlipImageProcessorPil, PreTrainedTokenizerFast
+
+    vocabulary = {token: index for index, token in enumerate(["<pad>", "</s>", "<unk>", *WORDS])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", model_max_length=512
+    )
+    images = BlipImageProcessorPil(size={"height": 32, "width": 32})
+    return Blip2Processor(images, fast, num_query_tokens=3)
+
+
+def picture(number: int, size: int = 40) -> bytes:
+    """PNG bytes of a picture of its own colour and stripe for each number."""
+    image = Image.new("RGB", (size, size), ((37 * number) % 256, (91 * number + 50) % 256, (151 * number + 99) % 256))
+    image.paste((255, 255, 255), (number % 30, 0, number % 30 + 6, size))
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()
+
+
+def without_key(path: Path, *keys: str) -> None:
+    """Rewrites the JSON file at `path` without some of its keys."""
+    values = json.loads(path.read_text())
+    path.write_text(json.dumps({key: value for key, value in values.items() if key not in keys}))
