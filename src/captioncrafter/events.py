@@ -37,6 +37,11 @@ def warn(message: str) -> None:
         _console.print(f"warning: {message}", style="yellow", markup=False)
 
 
+def fail(message: str) -> None:
+    """The one message that says why the command ended."""
+    _console.print(f"error: {message}", style="red", markup=False)
+
+
 class Progress(Protocol):
     """A count that goes up."""
 
