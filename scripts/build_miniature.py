@@ -60,7 +60,9 @@ def main() -> None:
     """Tokenizer, configuration, training, saving: each one a function below."""
     arguments = _arguments()
     torch.set_num_threads(arguments.threads)
-    options = Options(arguments.steps, arguments.images_per_step, arguments.learning_rate, arguments.seed, arguments.bf16)
+    options = Options(
+        arguments.steps, arguments.images_per_step, arguments.learning_rate, arguments.seed, arguments.bf16
+    )
     processor = Blip2Processor(_image_processor(), _tokenizer(arguments.tokenizer), num_query_tokens=QUERIES)
     model = _fresh_model(processor, options.seed)
     if not (arguments.out / "config.json").exists():
@@ -161,11 +163,18 @@ def _train(
         window.append(loss.item())
         if (step + 1) % 50 == 0:
             minutes = (time.monotonic() - started) / 60
-            print(f"step {step + 1}/{options.steps}  loss {sum(window) / len(window):.3f}  {minutes:.1f} min", flush=True)
+            print(
+                f"step {step + 1}/{options.steps}  loss {sum(window) / len(window):.3f}  {minutes:.1f} min", flush=True
+            )
             window.clear()
         if (step + 1) % 250 == 0 or step + 1 == options.steps:
             torch.save(
-                {"options": asdict(options), "step": step + 1, "model": model.state_dict(), "optimizer": optimizer.state_dict()},
+                {
+                    "options": asdict(options),
+                    "step": step + 1,
+                    "model": model.state_dict(),
+                    "optimizer": optimizer.state_dict(),
+                },
                 checkpoint,
             )
             right, blind = _look(model, processor, prompt, 0), _look(model, processor, prompt, 1)

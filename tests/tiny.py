@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 
 WORDS = (
-    "a an the of in on at with and is are red green blue yellow black white small large big dog cat man woman girl boy "
-    "ball park street grass water running sitting standing playing photo question answer what colour two three"
-).split()
+    "a an the of in on at with and is are red green blue yellow black white small large big dog cat man woman girl "
+    "boy ball park street grass water running sitting standing playing photo question answer what colour two three"
+).split()  # fmt: skip
 
 
 def write_tiny_checkpoint(folder: Path, *, seed: int = 0, tied: bool = False) -> Path:

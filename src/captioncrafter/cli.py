@@ -5,12 +5,11 @@ Imports torch and transformers only once a verb is at work, so that `--help` ans
 """
 
 import functools
-import json
 import operator
 import sys
 import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -208,4 +207,6 @@ def _run(command: Any) -> int:
     return 0
 
 
-def _train(command): print(command); return 0
+def _train(command):
+    print(command)
+    return 0

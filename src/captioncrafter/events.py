@@ -123,7 +123,9 @@ class _PlainLines:
         elapsed = now - self.started
         rate = (self.done - self.already) / elapsed if elapsed > 0 else 0.0
         left = f", {duration((self.total - self.done) / rate)} left" if rate > 0 and self.done < self.total else ""
-        say(f"{self.what}: {self.done}/{self.total} in {duration(elapsed)}{left}{'  ' + self.note if self.note else ''}")
+        say(
+            f"{self.what}: {self.done}/{self.total} in {duration(elapsed)}{left}{'  ' + self.note if self.note else ''}"
+        )
         self.last_line = now
         self.said = self.done
 

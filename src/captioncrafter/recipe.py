@@ -26,19 +26,19 @@ class Model(Section):
     """Which BLIP-2 is tuned, and how it is held."""
 
     base: str = Field(
-        "Salesforce/blip2-flan-t5-xl",
+        default="Salesforce/blip2-flan-t5-xl",
         min_length=1,
         description="Hub name, folder, or the name of a bundled checkpoint (miniature).",
     )
-    revision: str | None = Field(None, description="Commit of a hub checkpoint; pins what is downloaded.")
+    revision: str | None = Field(default=None, description="Commit of a hub checkpoint; pins what is downloaded.")
     precision: Precision = Field(
-        "auto",
+        default="auto",
         description="Arithmetic of the frozen weights; auto is bf16 where the hardware has it, else fp32. "
         "LoRA weights and optimizer are always fp32.",
     )
-    device: str = Field("auto", description="auto (the accelerator, else the CPU), cpu, cuda, cuda:1, mps.")
+    device: str = Field(default="auto", description="auto (the accelerator, else the CPU), cpu, cuda, cuda:1, mps.")
     prompt: str = Field(
-        "a photo of",
+        default="a photo of",
         description="Text the language model reads after the image, in training and in captioning alike.",
     )
 
@@ -46,21 +46,25 @@ class Model(Section):
 class Scenes(Section):
     """Drawn scenes in place of a dataset: nothing to download, another seed gives other scenes."""
 
-    train: int = Field(1200, ge=2, description="Scenes to train on.")
-    validation: int = Field(100, ge=2, description="Scenes of held-out combinations for choosing the best adapter.")
-    test: int = Field(300, ge=2, description="Scenes of held-out combinations for the final scores.")
-    seed: int = Field(7, ge=0, description="What is drawn.")
-    style: Literal["terse", "house"] = Field("house", description="How the references are worded.")
-    image_size: int = Field(128, ge=32, le=1024, description="Pixels along a side.")
+    train: int = Field(default=1200, ge=2, description="Scenes to train on.")
+    validation: int = Field(
+        default=100, ge=2, description="Scenes of held-out combinations for choosing the best adapter."
+    )
+    test: int = Field(default=300, ge=2, description="Scenes of held-out combinations for the final scores.")
+    seed: int = Field(default=7, ge=0, description="What is drawn.")
+    style: Literal["terse", "house"] = Field(default="house", description="How the references are worded.")
+    image_size: int = Field(default=128, ge=32, le=1024, description="Pixels along a side.")
 
 
 class Data(Section):
     """The captioned images: a folder that `captioncrafter prepare` wrote, or drawn scenes."""
 
-    path: str | None = Field(None, description="Dataset folder.")
-    scenes: Scenes | None = Field(None, description="Drawn scenes; instead of a folder.")
-    train_images: int | None = Field(None, ge=1, description="Train on the first n images only.")
-    captions_per_image: int | None = Field(None, ge=1, description="Train on the first n captions of each image only.")
+    path: str | None = Field(default=None, description="Dataset folder.")
+    scenes: Scenes | None = Field(default=None, description="Drawn scenes; instead of a folder.")
+    train_images: int | None = Field(default=None, ge=1, description="Train on the first n images only.")
+    captions_per_image: int | None = Field(
+        default=None, ge=1, description="Train on the first n captions of each image only."
+    )
 
     @model_validator(mode="after")
     def _not_both(self) -> "Data":
@@ -72,14 +76,16 @@ class Data(Section):
 class Lora(Section):
     """The adapter: which layers get one, and how large it is."""
 
-    rank: int = Field(16, ge=1, le=1024, description="LoRA rank.")
-    alpha: float = Field(32.0, gt=0, description="LoRA alpha; the update is scaled by alpha / rank.")
-    dropout: float = Field(0.05, ge=0, lt=1, description="Dropout before the LoRA matrices.")
+    rank: int = Field(default=16, ge=1, le=1024, description="LoRA rank.")
+    alpha: float = Field(default=32.0, gt=0, description="LoRA alpha; the update is scaled by alpha / rank.")
+    dropout: float = Field(default=0.05, ge=0, lt=1, description="Dropout before the LoRA matrices.")
     parts: tuple[Literal["language_model", "language_model.encoder", "language_model.decoder"], ...] = Field(
-        ("language_model",), min_length=1, description="Parts of the model in which targets are looked for."
+        default=("language_model",), min_length=1, description="Parts of the model in which targets are looked for."
     )
     targets: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
-        ("q", "v"), min_length=1, description="Layer names within the parts, whole or as a dotted end (EncDecAttention.q)."
+        default=("q", "v"),
+        min_length=1,
+        description="Layer names within the parts, whole or as a dotted end (EncDecAttention.q).",
     )
 
 
@@ -87,32 +93,42 @@ class Features(Section):
     """What the frozen half makes of each image: computed once, kept on disk, shared by every run that fits."""
 
     folder: str | None = Field(
-        None, description="Where features are kept; by default CAPTIONCRAFTER_CACHE, else ~/.cache/captioncrafter."
+        default=None,
+        description="Where features are kept; by default CAPTIONCRAFTER_CACHE, else ~/.cache/captioncrafter.",
     )
     dtype: Literal["auto", "float16", "bfloat16", "float32"] = Field(
-        "auto", description="How features are stored; auto is float16 where their range allows it, else bfloat16."
+        default="auto",
+        description="How features are stored; auto is float16 where their range allows it, else bfloat16.",
     )
-    images_per_batch: int = Field(32, ge=1, description="Images through the vision half at once.")
+    images_per_batch: int = Field(default=32, ge=1, description="Images through the vision half at once.")
 
 
 class Training(Section):
     """The optimisation, in images: an image brings all its captions, packed into one row."""
 
-    epochs: float = Field(3.0, gt=0, description="Passes over the training images.")
-    images_per_step: int = Field(32, ge=1, description="Images behind one update of the weights.")
-    images_per_batch: int = Field(8, ge=1, description="Images computed at once; several batches make a step.")
-    learning_rate: float = Field(1e-4, gt=0, description="Peak learning rate of AdamW.")
-    warmup: float = Field(0.05, ge=0, lt=1, description="Share of the steps over which the learning rate rises; then cosine.")
-    weight_decay: float = Field(0.05, ge=0, description="AdamW's weight decay.")
-    beta1: float = Field(0.9, ge=0, lt=1, description="AdamW's decay of the gradient's mean.")
-    beta2: float = Field(0.999, ge=0, lt=1, description="AdamW's decay of the gradient's square.")
-    max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm.")
-    label_smoothing: float = Field(0.0, ge=0, lt=1, description="Share of the target spread over the vocabulary.")
-    max_caption_tokens: int = Field(32, ge=2, description="Longer captions are cut here; how many is said.")
-    gradient_checkpointing: bool = Field(False, description="Recompute activations: less memory, about a third slower.")
-    log_every_steps: int = Field(10, ge=1, description="Steps between rows of log.jsonl.")
-    checkpoint_every_steps: int = Field(200, ge=1, description="Steps between checkpoints; one is written at each validation too.")
-    keep_checkpoints: int = Field(2, ge=1, description="Newest checkpoints kept.")
+    epochs: float = Field(default=3.0, gt=0, description="Passes over the training images.")
+    images_per_step: int = Field(default=32, ge=1, description="Images behind one update of the weights.")
+    images_per_batch: int = Field(default=8, ge=1, description="Images computed at once; several batches make a step.")
+    learning_rate: float = Field(default=1e-4, gt=0, description="Peak learning rate of AdamW.")
+    warmup: float = Field(
+        default=0.05, ge=0, lt=1, description="Share of the steps over which the learning rate rises; then cosine."
+    )
+    weight_decay: float = Field(default=0.05, ge=0, description="AdamW's weight decay.")
+    beta1: float = Field(default=0.9, ge=0, lt=1, description="AdamW's decay of the gradient's mean.")
+    beta2: float = Field(default=0.999, ge=0, lt=1, description="AdamW's decay of the gradient's square.")
+    max_grad_norm: float = Field(default=1.0, gt=0, description="Gradients are clipped to this norm.")
+    label_smoothing: float = Field(
+        default=0.0, ge=0, lt=1, description="Share of the target spread over the vocabulary."
+    )
+    max_caption_tokens: int = Field(default=32, ge=2, description="Longer captions are cut here; how many is said.")
+    gradient_checkpointing: bool = Field(
+        default=False, description="Recompute activations: less memory, about a third slower."
+    )
+    log_every_steps: int = Field(default=10, ge=1, description="Steps between rows of log.jsonl.")
+    checkpoint_every_steps: int = Field(
+        default=200, ge=1, description="Steps between checkpoints; one is written at each validation too."
+    )
+    keep_checkpoints: int = Field(default=2, ge=1, description="Newest checkpoints kept.")
 
     @model_validator(mode="after")
     def _whole_batches(self) -> "Training":
@@ -126,47 +142,53 @@ class Training(Section):
 class Validation(Section):
     """How the best adapter is chosen: captions of the validation images, scored by CIDEr."""
 
-    every_epochs: float = Field(1.0, gt=0, description="Epochs between validations.")
-    images: int | None = Field(None, ge=2, description="Validate on the first n images only.")
-    num_beams: int = Field(1, ge=1, description="Beam width while validating; 1 is greedy, which ranks adapters well.")
-    patience: int | None = Field(2, ge=1, description="Stop after this many validations without a better CIDEr.")
+    every_epochs: float = Field(default=1.0, gt=0, description="Epochs between validations.")
+    images: int | None = Field(default=None, ge=2, description="Validate on the first n images only.")
+    num_beams: int = Field(
+        default=1, ge=1, description="Beam width while validating; 1 is greedy, which ranks adapters well."
+    )
+    patience: int | None = Field(
+        default=2, ge=1, description="Stop after this many validations without a better CIDEr."
+    )
 
 
 class Decoding(Section):
     """How captions are generated."""
 
-    num_beams: int = Field(5, ge=1, le=64, description="Beam width; 1 is greedy.")
-    max_new_tokens: int = Field(30, ge=1, description="Longest caption, in tokens.")
-    length_penalty: float = Field(1.0, description="Above 0 favours longer captions in beam search.")
-    repetition_penalty: float = Field(1.0, gt=0, description="Above 1 discourages repeated tokens.")
-    no_repeat_ngram_size: int = Field(0, ge=0, description="No n-gram of this size occurs twice; 0 allows all.")
-    sample: bool = Field(False, description="Draw tokens instead of searching for the likeliest caption.")
-    temperature: float = Field(1.0, gt=0, description="Sharpness of sampling; below 1 is sharper.")
-    top_p: float = Field(1.0, gt=0, le=1, description="Sample among the likeliest tokens that hold this probability.")
-    seed: int = Field(0, ge=0, description="What sampling draws.")
-    images_per_batch: int = Field(16, ge=1, description="Images captioned at once.")
+    num_beams: int = Field(default=5, ge=1, le=64, description="Beam width; 1 is greedy.")
+    max_new_tokens: int = Field(default=30, ge=1, description="Longest caption, in tokens.")
+    length_penalty: float = Field(default=1.0, description="Above 0 favours longer captions in beam search.")
+    repetition_penalty: float = Field(default=1.0, gt=0, description="Above 1 discourages repeated tokens.")
+    no_repeat_ngram_size: int = Field(default=0, ge=0, description="No n-gram of this size occurs twice; 0 allows all.")
+    sample: bool = Field(default=False, description="Draw tokens instead of searching for the likeliest caption.")
+    temperature: float = Field(default=1.0, gt=0, description="Sharpness of sampling; below 1 is sharper.")
+    top_p: float = Field(
+        default=1.0, gt=0, le=1, description="Sample among the likeliest tokens that hold this probability."
+    )
+    seed: int = Field(default=0, ge=0, description="What sampling draws.")
+    images_per_batch: int = Field(default=16, ge=1, description="Images captioned at once.")
 
 
 class Evaluation(Section):
     """How scores are computed."""
 
-    resamples: int = Field(1000, ge=100, description="Bootstrap resamples behind each 95 % interval.")
-    seed: int = Field(0, ge=0, description="What the bootstrap draws.")
+    resamples: int = Field(default=1000, ge=100, description="Bootstrap resamples behind each 95 % interval.")
+    seed: int = Field(default=0, ge=0, description="What the bootstrap draws.")
 
 
 class Tracking(Section):
     """Where curves go besides the run folder."""
 
     tracker: Literal["none", "tensorboard", "wandb", "trackio"] = Field(
-        "none", description="An experiment tracker, through accelerate (extra: track)."
+        default="none", description="An experiment tracker, through accelerate (extra: track)."
     )
-    project: str = Field("captioncrafter", min_length=1, description="The tracker's project name.")
+    project: str = Field(default="captioncrafter", min_length=1, description="The tracker's project name.")
 
 
 class Recipe(Section):
     """A whole fine-tuning: model, data, adapter, optimisation, validation, decoding."""
 
-    seed: int = Field(0, ge=0, description="Initialisation of the adapter, order of the data, dropout.")
+    seed: int = Field(default=0, ge=0, description="Initialisation of the adapter, order of the data, dropout.")
     model: Model = Model()
     data: Data = Data()
     lora: Lora = Lora()

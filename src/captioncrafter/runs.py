@@ -28,7 +28,7 @@ REPORT = "report.html"
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder: what was asked (`recipe.json`), what was done (`manifest.json`, `log.jsonl`) and what came of it."""
+    """A run folder: what was asked (`recipe.json`), done (`manifest.json`, `log.jsonl`) and what came of it."""
 
     path: Path
 

@@ -6,7 +6,6 @@ Decoding and preprocessing happen in threads beside the model, so that the devic
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
-from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
@@ -16,17 +15,15 @@ from torch import Tensor
 from captioncrafter import events
 from captioncrafter.features.store import FeatureStore
 from captioncrafter.model.captioning import query_outputs
-
-if TYPE_CHECKING:
-    from transformers import Blip2ForConditionalGeneration, Blip2Processor
+from captioncrafter.model.stock import Blip2, Processor
 
 _PART_IMAGES = 256
 _BATCHES_AHEAD = 2
 
 
 def extract(
-    model: "Blip2ForConditionalGeneration",
-    processor: "Blip2Processor",
+    model: Blip2,
+    processor: Processor,
     images: dict[str, Callable[[], Image.Image]],
     store: FeatureStore,
     *,
@@ -53,7 +50,7 @@ def extract(
 
 
 def _pixels(
-    processor: "Blip2Processor", decoders: Sequence[Callable[[], Image.Image]], images_per_batch: int
+    processor: Processor, decoders: Sequence[Callable[[], Image.Image]], images_per_batch: int
 ) -> Iterator[Float[Tensor, "image channel height width"]]:
     def prepare(start: int) -> Tensor:
         return pixel_values(processor, [decode() for decode in decoders[start : start + images_per_batch]])
@@ -66,9 +63,7 @@ def _pixels(
             running.extend(pool.submit(prepare, start) for start in islice(starts, 1))
 
 
-def pixel_values(
-    processor: "Blip2Processor", images: Sequence[Image.Image]
-) -> Float[Tensor, "image channel height width"]:
+def pixel_values(processor: Processor, images: Sequence[Image.Image]) -> Float[Tensor, "image channel height width"]:
     """The processor's own resizing and normalisation of RGB `images`."""
-    image_processor = processor.image_processor  # pyright: ignore[reportAttributeAccessIssue]
+    image_processor = processor.image_processor
     return image_processor(list(images), return_tensors="pt").pixel_values

@@ -3,15 +3,13 @@
 import hashlib
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from captioncrafter.model import weights
 from captioncrafter.model.checkpoint import Checkpoint
-
-if TYPE_CHECKING:
-    from transformers import Blip2Processor
+from captioncrafter.model.stock import Processor
 
 _FORMAT = 1
 _FROZEN_PREFIX = ("vision_model.", "qformer.", "query_tokens")
@@ -35,13 +33,13 @@ class FeatureKey:
 
 
 def feature_key(
-    checkpoint: Checkpoint, processor: "Blip2Processor", *, computed_in: torch.dtype, stored_as: str
+    checkpoint: Checkpoint, processor: Processor, *, computed_in: torch.dtype, stored_as: str
 ) -> FeatureKey:
     """The key of the Q-Former outputs of `checkpoint`, computed in one dtype and stored under a dtype policy.
 
     Reads every byte of the vision half's weights (some seconds for the 4 GB of blip2-flan-t5-xl).
     """
-    settings = processor.image_processor.to_dict()  # pyright: ignore[reportAttributeAccessIssue]
+    settings = processor.image_processor.to_dict()
     facts = {
         "format": _FORMAT,
         "cut": "qformer",

@@ -1,12 +1,11 @@
 """A model that captions images: a base, an adapter if any, the prompt and decoding the adapter was tuned with."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Union
+from typing import Any, Union
 
-import torch
 from PIL import Image
 
 from captioncrafter import events, recipe, runs
@@ -16,10 +15,7 @@ from captioncrafter.features.extract import pixel_values
 from captioncrafter.generation.decode import decode
 from captioncrafter.model import checkpoint, hardware, lora
 from captioncrafter.model.captioning import Prompt, encode_prompt, query_outputs
-
-if TYPE_CHECKING:
-    from peft import PeftModel
-    from transformers import Blip2ForConditionalGeneration, Blip2Processor
+from captioncrafter.model.stock import Blip2, Processor, Tuned
 
 CAPTIONING = "captioning.json"
 DEFAULT_BASE = "miniature"
@@ -39,11 +35,11 @@ def write_captioning(
 class Captioner:
     """Captions images. Make one with `Captioner.load`."""
 
-    model: "Blip2ForConditionalGeneration"
-    processor: "Blip2Processor"
+    model: Blip2
+    processor: Processor
     prompt: Prompt
     decoding: recipe.Decoding
-    tuned: "PeftModel | None" = None
+    tuned: Tuned | None = None
 
     @classmethod
     def load(

@@ -1,6 +1,6 @@
 """Captions from features: beam search, greedy decoding or sampling by the stock language model's own `generate`."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -8,15 +8,13 @@ from torch import Tensor
 
 from captioncrafter import recipe
 from captioncrafter.model.captioning import Prompt, encoder_inputs
-
-if TYPE_CHECKING:
-    from transformers import Blip2ForConditionalGeneration, Blip2Processor
+from captioncrafter.model.stock import Blip2, Processor
 
 
 @torch.no_grad()
 def decode(
-    model: "Blip2ForConditionalGeneration",
-    processor: "Blip2Processor",
+    model: Blip2,
+    processor: Processor,
     features: Float[Tensor, "image query width"],
     prompt: Prompt,
     decoding: recipe.Decoding,
@@ -30,7 +28,7 @@ def decode(
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else [], enabled=decoding.sample):
         if decoding.sample:
             torch.manual_seed(decoding.seed)
-        tokens = model.language_model.generate(  # pyright: ignore[reportCallIssue]
+        tokens = model.language_model.generate(
             inputs_embeds=inputs,
             attention_mask=torch.ones(inputs.shape[:2], dtype=torch.long, device=device),
             **generate_options(decoding),

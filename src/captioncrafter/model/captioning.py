@@ -7,7 +7,6 @@ tests and the preflight hold it to that forward's numbers.
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -15,16 +14,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from captioncrafter.model.checkpoint import image_token_id
-
-if TYPE_CHECKING:
-    from transformers import Blip2ForConditionalGeneration, Blip2Processor
+from captioncrafter.model.stock import Blip2, Processor
 
 IGNORE = -100
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """What the encoder reads besides the image: `input_ids` as Blip2Processor writes them, `<image>` positions first."""
+    """What the encoder reads: `input_ids` as Blip2Processor writes them, `<image>` positions first, then the text."""
 
     text: str
     input_ids: Int[Tensor, " position"]
@@ -35,17 +32,17 @@ class Prompt:
         return Prompt(self.text, self.input_ids.to(device), self.image_positions)
 
 
-def encode_prompt(processor: "Blip2Processor", text: str) -> Prompt:
+def encode_prompt(processor: Processor, text: str) -> Prompt:
     """The prompt's ids: `num_query_tokens` times `<image>`, then `text` and `</s>`; equal to the processor's own."""
-    queries = int(processor.num_query_tokens)  # pyright: ignore[reportArgumentType]
-    words = processor.tokenizer(text).input_ids  # pyright: ignore[reportCallIssue]
+    queries = int(processor.num_query_tokens)
+    words = processor.tokenizer(text).input_ids
     ids = [image_token_id(processor)] * queries + list(words)
     return Prompt(text, torch.tensor(ids), queries)
 
 
 @torch.no_grad()
 def query_outputs(
-    model: "Blip2ForConditionalGeneration", pixels: Float[Tensor, "image channel height width"]
+    model: Blip2, pixels: Float[Tensor, "image channel height width"]
 ) -> Float[Tensor, "image query width"]:
     """What the frozen half makes of the images: the Q-Former's outputs, before the projection."""
     features = model.get_image_features(pixels.to(model.vision_model.dtype))
@@ -53,7 +50,7 @@ def query_outputs(
 
 
 def encoder_inputs(
-    model: "Blip2ForConditionalGeneration", features: Float[Tensor, "image query width"], prompt: Prompt
+    model: Blip2, features: Float[Tensor, "image query width"], prompt: Prompt
 ) -> Float[Tensor, "image position model_width"]:
     """The language model's input embeddings: projected `features` in the `<image>` positions, then the prompt's."""
     projection = model.language_projection
@@ -82,7 +79,7 @@ class PackedCaptions:
 
 
 def caption_logits(
-    model: "Blip2ForConditionalGeneration",
+    model: Blip2,
     features: Float[Tensor, "image query width"],
     prompt: Prompt,
     captions: PackedCaptions,

@@ -10,16 +10,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from captioncrafter import events
 from captioncrafter.errors import CheckpointError, closest
 from captioncrafter.model import weights
-
-if TYPE_CHECKING:
-    from transformers import Blip2Config, Blip2ForConditionalGeneration, Blip2Processor
+from captioncrafter.model.stock import Blip2, Processor
 
 IMAGE_TOKEN = "<image>"
 _HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt"]
@@ -70,8 +68,8 @@ def find(name: str, revision: str | None = None) -> Checkpoint:
 
 def _fetch(name: str, revision: str | None) -> Path:
     import httpx
-    from huggingface_hub import snapshot_download
     from huggingface_hub import errors as hub
+    from huggingface_hub import snapshot_download
 
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=_HUB_FILES))
@@ -87,7 +85,13 @@ def _fetch(name: str, revision: str | None) -> Path:
         ) from None
     except hub.HFValidationError as error:
         raise CheckpointError(f"{name}: not a hub name ({error}).") from None
-    except (hub.LocalEntryNotFoundError, hub.OfflineModeIsEnabled, hub.HfHubHTTPError, httpx.HTTPError, OSError) as error:
+    except (
+        hub.LocalEntryNotFoundError,
+        hub.OfflineModeIsEnabled,
+        hub.HfHubHTTPError,
+        httpx.HTTPError,
+        OSError,
+    ) as error:
         raise CheckpointError(
             f"{name}: not in the hub cache, and fetching it failed ({type(error).__name__}). Connect to the network and "
             "try again: what was fetched is kept. Or give the folder of a copy as model.base."
@@ -105,10 +109,12 @@ def _check_is_blip2(name: str, folder: Path) -> None:
     except json.JSONDecodeError as error:
         raise CheckpointError(f"{config}: not valid JSON ({error}). Fetch it again.") from None
     if kind != "blip-2":
-        raise CheckpointError(f'{name}: its config.json says model_type "{kind}"; CaptionCrafter tunes "blip-2" models.')
+        raise CheckpointError(
+            f'{name}: its config.json says model_type "{kind}"; CaptionCrafter tunes "blip-2" models.'
+        )
 
 
-def load_processor(checkpoint: Checkpoint) -> "Blip2Processor":
+def load_processor(checkpoint: Checkpoint) -> Processor:
     """The checkpoint's own processor.
 
     Old copies lack `num_query_tokens` (transformers#34223); it is filled in from the model's configuration, and a
@@ -132,12 +138,12 @@ def load_processor(checkpoint: Checkpoint) -> "Blip2Processor":
     return processor
 
 
-def image_token_id(processor: "Blip2Processor") -> int:
+def image_token_id(processor: Processor) -> int:
     """The id of the `<image>` placeholder in the processor's tokenizer."""
-    return int(processor.tokenizer.convert_tokens_to_ids(IMAGE_TOKEN))  # pyright: ignore[reportAttributeAccessIssue]
+    return int(processor.tokenizer.convert_tokens_to_ids(IMAGE_TOKEN))
 
 
-def load_model(checkpoint: Checkpoint, *, dtype: torch.dtype, device: torch.device) -> "Blip2ForConditionalGeneration":
+def load_model(checkpoint: Checkpoint, *, dtype: torch.dtype, device: torch.device) -> Blip2:
     """The whole model, frozen and in eval mode.
 
     Raises `CheckpointError` when a weight is missing, of another shape or damaged, when the output head is not the
@@ -170,9 +176,7 @@ def load_model(checkpoint: Checkpoint, *, dtype: torch.dtype, device: torch.devi
     return model.to(device).eval().requires_grad_(False)
 
 
-def check_head(
-    model: "Blip2ForConditionalGeneration", stored: dict[str, weights.StoredTensor], name: str
-) -> None:
+def check_head(model: Blip2, stored: dict[str, weights.StoredTensor], name: str) -> None:
     """Raises `CheckpointError` when the checkpoint has an output head of its own and the model does not use it.
 
     flan-T5's head differs from its embedding, yet transformers 5 sets `tie_word_embeddings` and can tie them in

@@ -9,23 +9,19 @@ import json
 import re
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from captioncrafter import recipe
 from captioncrafter.errors import CheckpointError, RecipeError
-
-if TYPE_CHECKING:
-    from peft import PeftModel
-    from transformers import Blip2ForConditionalGeneration
+from captioncrafter.model.stock import Blip2, Tuned
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
 
 
-def attach(model: "Blip2ForConditionalGeneration", lora: recipe.Lora, *, seed: int) -> "PeftModel":
+def attach(model: Blip2, lora: recipe.Lora, *, seed: int) -> Tuned:
     """`model` with a fresh adapter: A drawn from `seed`, B zero, float32, the only weights that train.
 
     Raises `RecipeError` when a target matches no linear layer inside the recipe's parts.
@@ -42,7 +38,7 @@ def attach(model: "Blip2ForConditionalGeneration", lora: recipe.Lora, *, seed: i
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        tuned = get_peft_model(model, config)  # pyright: ignore[reportArgumentType]
+        tuned = get_peft_model(model, config)
     assert isinstance(tuned, PeftModel)
     return tuned
 
@@ -88,13 +84,13 @@ def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
-def save_adapter(tuned: "PeftModel", folder: Path) -> None:
+def save_adapter(tuned: Tuned, folder: Path) -> None:
     """Writes `adapter_config.json` and `adapter_model.safetensors` in stock PEFT layout into `folder`."""
     # PEFT would ask the hub whether the vocabulary grew; it never does here.
     tuned.save_pretrained(str(folder), safe_serialization=True, save_embedding_layers=False)
 
 
-def load_adapter(model: "Blip2ForConditionalGeneration", folder: Path) -> "PeftModel":
+def load_adapter(model: Blip2, folder: Path) -> Tuned:
     """`model` with the adapter in `folder`, frozen and in eval mode.
 
     Raises `CheckpointError` when the folder holds no adapter, or one whose layers are not all this model's: PEFT
@@ -111,9 +107,9 @@ def load_adapter(model: "Blip2ForConditionalGeneration", folder: Path) -> "PeftM
     return tuned.eval()
 
 
-def merge(tuned: "PeftModel") -> "Blip2ForConditionalGeneration":
+def merge(tuned: Tuned) -> Blip2:
     """The stock model with the adapter added into its weights (W + BA · alpha / rank); no adapter is left."""
-    return tuned.merge_and_unload()  # pyright: ignore[reportCallIssue]
+    return tuned.merge_and_unload()
 
 
 def check_fits(model: nn.Module, folder: Path) -> None:

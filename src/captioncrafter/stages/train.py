@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -24,14 +24,11 @@ from captioncrafter.metrics.references import References
 from captioncrafter.metrics.scorecard import cider_of, shuffled
 from captioncrafter.model import checkpoint, hardware, lora, weights
 from captioncrafter.model.captioning import Prompt, encode_prompt
+from captioncrafter.model.stock import Blip2, Processor, Tuned
 from captioncrafter.report.card import model_card
 from captioncrafter.training import loop, preflight
 from captioncrafter.training.batches import TrainingImages
 from captioncrafter.training.packing import encode_captions
-
-if TYPE_CHECKING:
-    from peft import PeftModel
-    from transformers import Blip2ForConditionalGeneration, Blip2Processor
 
 _LIBRARIES = ("torch", "transformers", "peft", "accelerate", "datasets", "tokenizers", "safetensors")
 _PROBED_IMAGES = 4
@@ -52,9 +49,7 @@ def train(options: recipe.Recipe, out: Path, *, resume: bool = False) -> loop.Fi
     images, cut = _encode(base.processor, splits["train"], options)
     run.add_to_manifest(**_facts(options, base, splits, store), preflight=measured, captions_cut=cut)
     validate = _validation(base, splits["validation"], store, options)
-    return loop.fit(
-        tuned, images, store, base.prompt, options, run, validate, save_best=_saving(base, tuned, options)
-    )
+    return loop.fit(tuned, images, store, base.prompt, options, run, validate, save_best=_saving(base, tuned, options))
 
 
 def _start(options: recipe.Recipe, out: Path, *, resume: bool) -> runs.Run:
@@ -70,7 +65,9 @@ def _start(options: recipe.Recipe, out: Path, *, resume: bool) -> runs.Run:
     different = _differences(run.recipe(), wanted)
     if different:
         raise InputError(
-            f"{out}: was started with another recipe:\n  " + "\n  ".join(different) + "\nGive the same one, or another --out."
+            f"{out}: was started with another recipe:\n  "
+            + "\n  ".join(different)
+            + "\nGive the same one, or another --out."
         )
     return run
 
@@ -89,8 +86,8 @@ def _differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") 
 @dataclass(frozen=True)
 class _Base:
     checkpoint: checkpoint.Checkpoint
-    model: "Blip2ForConditionalGeneration"
-    processor: "Blip2Processor"
+    model: Blip2
+    processor: Processor
     prompt: Prompt
     dtype: torch.dtype
 
@@ -106,7 +103,7 @@ def _load_base(options: recipe.Recipe) -> _Base:
     return _Base(found, model, processor, encode_prompt(processor, options.model.prompt), dtype)
 
 
-def _attach(base: _Base, options: recipe.Recipe) -> "tuple[PeftModel, tuple[str, ...]]":
+def _attach(base: _Base, options: recipe.Recipe) -> tuple[Tuned, tuple[str, ...]]:
     target_layers = tuple(lora.target_layers(base.model, options.lora))
     tuned = lora.attach(base.model, options.lora, seed=options.seed)
     count = sum(parameter.numel() for parameter in lora.trainable(tuned).values())
@@ -137,7 +134,7 @@ def _cache_folder(features: recipe.Features) -> Path:
 
 def _preflight(
     base: _Base,
-    tuned: "PeftModel",
+    tuned: Tuned,
     target_layers: tuple[str, ...],
     images: CaptionedImages,
     store: FeatureStore,
@@ -168,7 +165,7 @@ def _preflight(
     return measured
 
 
-def _release_frozen_half(model: "Blip2ForConditionalGeneration") -> None:
+def _release_frozen_half(model: Blip2) -> None:
     """The vision half leaves memory: training reads its features from disk. Key names stay the whole model's."""
     model.vision_model.to("meta")
     model.qformer.to("meta")
@@ -176,9 +173,7 @@ def _release_frozen_half(model: "Blip2ForConditionalGeneration") -> None:
         torch.cuda.empty_cache()
 
 
-def _encode(
-    processor: "Blip2Processor", images: CaptionedImages, options: recipe.Recipe
-) -> tuple[TrainingImages, int]:
+def _encode(processor: Processor, images: CaptionedImages, options: recipe.Recipe) -> tuple[TrainingImages, int]:
     """The training images with their captions as token ids, and how many captions were cut."""
     names, features, captions, cut = [], [], [], 0
     for image in images:
@@ -193,11 +188,9 @@ def _encode(
     return TrainingImages(names, features, captions), cut
 
 
-def _token_ids(
-    processor: "Blip2Processor", captions: tuple[str, ...], options: recipe.Recipe
-) -> tuple[list[list[int]], int]:
+def _token_ids(processor: Processor, captions: tuple[str, ...], options: recipe.Recipe) -> tuple[list[list[int]], int]:
     texts = [normalise(caption) for caption in captions][: options.data.captions_per_image]
-    return encode_captions(processor.tokenizer, texts, max_tokens=options.training.max_caption_tokens)  # pyright: ignore[reportAttributeAccessIssue]
+    return encode_captions(processor.tokenizer, texts, max_tokens=options.training.max_caption_tokens)
 
 
 def _validation(
@@ -225,7 +218,7 @@ def _validation(
     return validate
 
 
-def _saving(base: _Base, tuned: "PeftModel", options: recipe.Recipe) -> Callable[[Path], None]:
+def _saving(base: _Base, tuned: Tuned, options: recipe.Recipe) -> Callable[[Path], None]:
     """A call that writes the adapter as it stands, with all a user of it needs, into a folder."""
 
     def save(folder: Path) -> None:
@@ -252,9 +245,7 @@ def _facts(
         "device": str(base.model.device),
         "precision": str(base.dtype).removeprefix("torch."),
         "checkpoint": base.checkpoint.describe(),
-        "data": {
-            name: {"images": len(images), "fingerprint": images.fingerprint()} for name, images in splits.items()
-        },
+        "data": {name: {"images": len(images), "fingerprint": images.fingerprint()} for name, images in splits.items()},
         "features": {"key": store.folder.name},
         "seed": options.seed,
     }

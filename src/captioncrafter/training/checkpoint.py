@@ -123,9 +123,7 @@ def _hash(file: Path) -> str:
     return xxhash.xxh3_128_hexdigest(file.read_bytes())
 
 
-def _optimizer_tensors(
-    parameters: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer
-) -> dict[str, Tensor]:
+def _optimizer_tensors(parameters: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     return {
         f"{name}/{key}": value.detach().cpu()
         for name, parameter in parameters.items()

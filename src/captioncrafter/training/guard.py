@@ -32,7 +32,7 @@ class StopRequest:
 
 @contextmanager
 def listening() -> Iterator[StopRequest]:
-    """Within, SIGINT and SIGTERM are noted instead of ending the process; outside the main thread, neither is touched."""
+    """Within, SIGINT and SIGTERM are noted instead of ending the process (in the main thread; elsewhere untouched)."""
     request = StopRequest()
     try:
         previous = {number: signal.signal(number, request.receive) for number in (signal.SIGINT, signal.SIGTERM)}

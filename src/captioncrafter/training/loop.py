@@ -7,9 +7,8 @@ holds the rest (weights, optimizer, random state). What validation does arrives 
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from accelerate import Accelerator
@@ -19,14 +18,12 @@ from captioncrafter import events, recipe, runs
 from captioncrafter.errors import CaptionCrafterError
 from captioncrafter.features.store import FeatureStore
 from captioncrafter.model import lora
-from captioncrafter.model.captioning import IGNORE, PackedCaptions, Prompt, caption_logits, summed_loss
+from captioncrafter.model.captioning import PackedCaptions, Prompt, caption_logits, summed_loss
+from captioncrafter.model.stock import Tuned
 from captioncrafter.training import checkpoint, guard, optimizer
 from captioncrafter.training.batches import Schedule, TrainingImages
 from captioncrafter.training.checkpoint import Progress
 from captioncrafter.training.packing import pack
-
-if TYPE_CHECKING:
-    from peft import PeftModel
 
 
 @dataclass(frozen=True)
@@ -52,7 +49,7 @@ class FitResult:
 class CaptionLoss(nn.Module):
     """The packed step as one module: features and captions in, summed loss out."""
 
-    def __init__(self, tuned: "PeftModel", prompt: Prompt, label_smoothing: float) -> None:
+    def __init__(self, tuned: Tuned, prompt: Prompt, label_smoothing: float) -> None:
         super().__init__()
         self.tuned = tuned
         self.prompt = prompt
@@ -61,12 +58,12 @@ class CaptionLoss(nn.Module):
     def forward(self, features: Tensor, captions: PackedCaptions) -> Tensor:
         """The loss of one batch, in nats, summed over its caption tokens."""
         model = self.tuned.get_base_model()
-        logits = caption_logits(model, features, self.prompt, captions)  # pyright: ignore[reportArgumentType]
+        logits = caption_logits(model, features, self.prompt, captions)
         return summed_loss(logits, captions.labels, label_smoothing=self.label_smoothing)
 
 
 def fit(
-    tuned: "PeftModel",
+    tuned: Tuned,
     images: TrainingImages,
     store: FeatureStore,
     prompt: Prompt,
@@ -89,7 +86,7 @@ class _Loop:
 
     def __init__(
         self,
-        tuned: "PeftModel",
+        tuned: Tuned,
         images: TrainingImages,
         store: FeatureStore,
         prompt: Prompt,
@@ -182,7 +179,7 @@ class _Loop:
         return float(total), tokens, float(norm)
 
     def _loss_of(self, batch: list[int]) -> Tensor:
-        text = self.tuned.get_base_model().config.text_config  # pyright: ignore[reportAttributeAccessIssue]
+        text = self.tuned.get_base_model().config.text_config
         captions = pack(
             [self.images.captions[image] for image in batch],
             start_id=text.decoder_start_token_id,
@@ -200,13 +197,9 @@ class _Loop:
         best = step > 0 and (self.progress.best_cider is None or found.cider > self.progress.best_cider)
         if best:
             self.save_best(self.run.adapter)
-            self.progress = replace(
-                self.progress, best_cider=found.cider, best_step=step, validations_without_gain=0
-            )
+            self.progress = replace(self.progress, best_cider=found.cider, best_step=step, validations_without_gain=0)
         elif step > 0:
-            self.progress = replace(
-                self.progress, validations_without_gain=self.progress.validations_without_gain + 1
-            )
+            self.progress = replace(self.progress, validations_without_gain=self.progress.validations_without_gain + 1)
         self._log_validation(found, best=best)
         patience = self.validation.patience
         out_of_patience = patience is not None and self.progress.validations_without_gain >= patience
@@ -249,7 +242,7 @@ class _Loop:
     def _log(self, row: dict[str, float | int | str | bool]) -> None:
         self.run.append_log(row)
         numbers = {key: value for key, value in row.items() if key not in ("kind", "step", "best")}
-        self.accelerator.log({f"{row['kind']}/{key}": value for key, value in numbers.items()}, step=row["step"])
+        self.accelerator.log({f"{row['kind']}/{key}": value for key, value in numbers.items()}, step=self.progress.step)
 
     def _save(self) -> None:
         folder = self.run.path / runs.CHECKPOINTS
@@ -306,22 +299,25 @@ class _Window:
 def _accelerator(device: torch.device, tracking: recipe.Tracking, run: runs.Run) -> Accelerator:
     trackers = [] if tracking.tracker == "none" else [tracking.tracker]
     accelerator = Accelerator(
-        cpu=device.type == "cpu", mixed_precision="no", log_with=trackers, project_dir=str(run.path)  # pyright: ignore[reportArgumentType]
+        cpu=device.type == "cpu",
+        mixed_precision="no",
+        log_with=trackers,
+        project_dir=str(run.path),
     )
     if trackers:
         accelerator.init_trackers(tracking.project)
     return accelerator
 
 
-def _training_mode(tuned: "PeftModel", gradient_checkpointing: bool) -> None:
+def _training_mode(tuned: Tuned, gradient_checkpointing: bool) -> None:
     """The language model trains; the frozen half stays in eval mode, or the Q-Former's dropout would be on."""
     tuned.eval()
-    language_model = tuned.get_base_model().language_model  # pyright: ignore[reportAttributeAccessIssue]
+    language_model = tuned.get_base_model().language_model
     language_model.train()
     if gradient_checkpointing:
         # Reentrant checkpointing fails over a frozen base: no input of a block requires a gradient.
         language_model.gradient_checkpointing_enable({"use_reentrant": False})
 
 
-def _evaluation_mode(tuned: "PeftModel") -> None:
+def _evaluation_mode(tuned: Tuned) -> None:
     tuned.eval()

@@ -6,7 +6,6 @@ with the reason.
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
@@ -16,11 +15,8 @@ from captioncrafter.errors import PreflightError
 from captioncrafter.model import lora, weights
 from captioncrafter.model.captioning import IGNORE, Prompt, caption_logits, encode_prompt, encoder_inputs, summed_loss
 from captioncrafter.model.checkpoint import check_head
+from captioncrafter.model.stock import Blip2, Processor, Tuned
 from captioncrafter.training.packing import TokenIds, pack
-
-if TYPE_CHECKING:
-    from peft import PeftModel
-    from transformers import Blip2ForConditionalGeneration, Blip2Processor
 
 # Float16 features against the stock model's float32 ones moved the loss by under 1e-4 of it on the checkpoints tested;
 # bfloat16 arithmetic rounds logits to 8 bits, and another batch shape rounds otherwise.
@@ -40,17 +36,17 @@ class Probe:
 class Subject:
     """What is about to be trained."""
 
-    tuned: "PeftModel"
-    processor: "Blip2Processor"
+    tuned: Tuned
+    processor: Processor
     prompt: Prompt
     target_layers: tuple[str, ...]
     stored: dict[str, weights.StoredTensor]
     name: str
 
     @property
-    def model(self) -> "Blip2ForConditionalGeneration":
+    def model(self) -> Blip2:
         """The stock model inside the adapter's wrapper."""
-        return self.tuned.get_base_model()  # pyright: ignore[reportReturnType]
+        return self.tuned.get_base_model()
 
 
 def check(subject: Subject, probe: Probe) -> dict[str, float | int]:

@@ -1,0 +1,140 @@
+"""Captions for many image files: found, decoded beside the model, written as they come, gone on with after a stop."""
+
+import glob
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+
+from PIL import Image
+
+from captioncrafter import events, runs
+from captioncrafter.data.images import decode_image
+from captioncrafter.errors import DataError, InputError
+from captioncrafter.generation.captioner import Captioner
+
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
+_BATCHES_AHEAD = 2
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """One file to caption and the `image_id` its caption goes by."""
+
+    path: Path
+    image_id: str
+
+
+@dataclass
+class BulkResult:
+    """What came of it: how many images were captioned now, were there already, and were set aside (and why)."""
+
+    captioned: int = 0
+    already: int = 0
+    set_aside: list[tuple[str, str]] = field(default_factory=list)
+
+
+def find_images(given: Sequence[str]) -> list[ImageFile]:
+    """The image files that files, folders (searched through) and glob patterns name, each once, in order.
+
+    An image's id is its file name; where two share one, the path as given. Raises `InputError` for a name that
+    matches nothing.
+    """
+    if not given:
+        raise InputError(
+            "no images named: give files, folders or patterns, for example `captioncrafter caption photos/`."
+        )
+    found = dict.fromkeys(path for word in given for path in _paths(word))
+    names = Counter(path.name for path in found)
+    return [ImageFile(path, path.name if names[path.name] == 1 else path.as_posix()) for path in found]
+
+
+def _paths(word: str) -> list[Path]:
+    path = Path(word).expanduser()
+    if path.is_file():
+        return [path]
+    if path.is_dir():
+        inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+        if not inside:
+            raise InputError(f"{word}: no images in this folder ({', '.join(sorted(SUFFIXES))} are looked for).")
+        return inside
+    matches = [Path(match) for match in sorted(glob.glob(os.path.expanduser(word), recursive=True))]
+    files = [match for match in matches if match.is_file()]
+    if not files:
+        raise InputError(f"{word}: no such file or folder, and no file matches it as a pattern.")
+    return files
+
+
+def caption_files(
+    captioner: Captioner,
+    images: Sequence[ImageFile],
+    write: Callable[[ImageFile, str], None],
+    *,
+    already: frozenset[str] = frozenset(),
+) -> BulkResult:
+    """Captions `images` batch by batch and hands each caption to `write` as soon as it is there.
+
+    Those whose id is in `already` are passed over. An image that cannot be read is set aside, named with the reason,
+    and the rest goes on.
+    """
+    result = BulkResult()
+    waiting = [image for image in images if image.image_id not in already]
+    result.already = len(images) - len(waiting)
+    with events.progress("captions", len(images), done=result.already) as bar:
+        for batch in _decoded(waiting, captioner.decoding.images_per_batch):
+            good = [(image, picture) for image, picture in batch if isinstance(picture, Image.Image)]
+            for image, reason in batch:
+                if not isinstance(reason, Image.Image):
+                    result.set_aside.append((str(image.path), reason))
+                    events.warn(f"{image.path}: {reason}; set aside")
+            if good:
+                captions = captioner.caption_batch([picture for _, picture in good], captioner.decoding)
+                for (image, _), caption in zip(good, captions, strict=True):
+                    write(image, caption)
+            result.captioned += len(good)
+            bar.advance(len(batch))
+    return result
+
+
+Decoded = list[tuple[ImageFile, Image.Image | str]]
+
+
+def _decoded(images: Sequence[ImageFile], images_per_batch: int) -> Iterator[Decoded]:
+    """Batches of decoded images, or the reason why one could not be, two batches ahead of the model."""
+
+    def decode_batch(start: int) -> Decoded:
+        return [(image, _decode(image.path)) for image in images[start : start + images_per_batch]]
+
+    with ThreadPoolExecutor(_BATCHES_AHEAD) as pool:
+        starts = iter(range(0, len(images), images_per_batch))
+        running = [pool.submit(decode_batch, start) for start in islice(starts, _BATCHES_AHEAD)]
+        while running:
+            yield running.pop(0).result()
+            running.extend(pool.submit(decode_batch, start) for start in islice(starts, 1))
+
+
+def _decode(path: Path) -> Image.Image | str:
+    try:
+        return decode_image(path)
+    except DataError as error:
+        return str(error).removeprefix(f"{path}: ")
+
+
+def read_finished(out: Path) -> frozenset[str]:
+    """Ids of the images that `out` already has a caption for; a last line cut short by a stop is taken off."""
+    if not out.is_file():
+        return frozenset()
+    text = out.read_text(encoding="utf-8")
+    if text and not text.endswith("\n"):
+        whole = text[: text.rfind("\n") + 1]
+        runs.write_text(out, whole)
+    return frozenset(str(row["image_id"]) for row in runs.read_jsonl(out) if "image_id" in row)
+
+
+def prediction_line(image_id: str, caption: str) -> str:
+    """One line of a predictions file."""
+    return json.dumps({"image_id": image_id, "caption": caption}, ensure_ascii=False) + "\n"

@@ -1,0 +1,61 @@
+"""`captioncrafter caption`: images in, one caption each out."""
+
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from captioncrafter import runs
+from captioncrafter.errors import InputError
+from captioncrafter.generation.bulk import (
+    BulkResult,
+    ImageFile,
+    caption_files,
+    find_images,
+    prediction_line,
+    read_finished,
+)
+from captioncrafter.generation.captioner import Captioner
+
+
+def caption(
+    given: Sequence[str], load: Callable[[], Captioner], *, out: Path | None = None, sidecar: bool = False
+) -> BulkResult:
+    """Captions every image that `given` names, to stdout, into `out` (JSON lines) or beside the images.
+
+    What `out` or a sidecar already holds is not done again. The model is loaded only once there is work for it.
+    """
+    if out is not None and sidecar:
+        raise InputError("--out and --sidecar exclude each other: captions go into one file or beside the images.")
+    images = find_images(given)
+    already = _already(images, out, sidecar=sidecar)
+    if all(image.image_id in already for image in images):
+        return BulkResult(already=len(images))
+    captioner = load()
+    with ExitStack() as open_files:
+        write = _writer(out, open_files, sidecar=sidecar)
+        return caption_files(captioner, images, write, already=already)
+
+
+def _already(images: Sequence[ImageFile], out: Path | None, *, sidecar: bool) -> frozenset[str]:
+    if sidecar:
+        return frozenset(image.image_id for image in images if _sidecar_of(image).is_file())
+    return read_finished(out) if out is not None else frozenset()
+
+
+def _writer(out: Path | None, open_files: ExitStack, *, sidecar: bool) -> Callable[[ImageFile, str], None]:
+    if sidecar:
+        return lambda image, caption: runs.write_text(_sidecar_of(image), caption + "\n")
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    stream = sys.stdout if out is None else open_files.enter_context(out.open("a", encoding="utf-8"))
+
+    def write(image: ImageFile, caption: str) -> None:
+        stream.write(prediction_line(image.image_id, caption))
+        stream.flush()
+
+    return write
+
+
+def _sidecar_of(image: ImageFile) -> Path:
+    return image.path.with_suffix(".txt")
