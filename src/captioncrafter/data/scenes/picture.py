@@ -2,6 +2,7 @@
 
 import math
 import random
+from dataclasses import dataclass
 
 from PIL import Image, ImageDraw
 
@@ -34,16 +35,41 @@ _RADIUS = {"small": 0.075, "large": 0.135}
 _OVERSAMPLING = 2
 
 
+@dataclass(frozen=True)
+class Placed:
+    """One copy of a thing where it is drawn: centre and radius in shares of the picture's side, tilt in radians."""
+
+    thing: Thing
+    centre: Point
+    radius: float
+    tilt: float
+    shade: float
+
+
 def draw(scene: Scene, size: int) -> Image.Image:
     """The scene as an RGB picture of `size` × `size` pixels."""
-    dice = random.Random(scene.layout)
     pixels = size * _OVERSAMPLING
-    canvas = _background(_WALL[scene.background], pixels, dice)
+    canvas = _background(_WALL[scene.background], pixels, random.Random(f"background {scene.layout}"))
     pen = ImageDraw.Draw(canvas)
-    for thing, centre in zip(scene.things, _centres(scene, dice), strict=True):
-        for place in _places(thing, centre, scene.relation, dice):
-            _shape(pen, thing, place, pixels, dice)
+    for placed in place(scene):
+        _draw_shape(pen, placed, pixels)
     return canvas.reduce(_OVERSAMPLING)
+
+
+def place(scene: Scene) -> list[Placed]:
+    """Every copy of every thing with its place in the picture, in the order they are drawn."""
+    dice = random.Random(scene.layout)
+    return [
+        Placed(
+            thing,
+            centre,
+            _RADIUS[thing.size] * dice.uniform(0.92, 1.08),
+            dice.uniform(-0.12, 0.12),
+            dice.uniform(0.94, 1.04),
+        )
+        for thing, middle in zip(scene.things, _centres(scene, dice), strict=True)
+        for centre in _places(thing, middle, scene.relation, dice)
+    ]
 
 
 def _background(wall: Colour, pixels: int, dice: random.Random) -> Image.Image:
@@ -80,27 +106,24 @@ def _places(thing: Thing, centre: Point, relation: str | None, dice: random.Rand
     return places
 
 
-def _shape(pen: ImageDraw.ImageDraw, thing: Thing, place: Point, pixels: int, dice: random.Random) -> None:
-    radius = _RADIUS[thing.size] * dice.uniform(0.92, 1.08)
-    tilt = dice.uniform(-0.12, 0.12)
-    paint = _shade(_PAINT[thing.colour], dice.uniform(0.94, 1.04))
+def _draw_shape(pen: ImageDraw.ImageDraw, placed: Placed, pixels: int) -> None:
+    (x, y), radius = placed.centre, placed.radius
+    paint = _shade(_PAINT[placed.thing.colour], placed.shade)
     rim = _shade(paint, 0.72)
-    outline = [(place[0] + radius * x, place[1] + radius * y) for x, y in _outline(thing.shape, tilt)]
-    shadow = [((x + 0.012) * pixels, (y + 0.016) * pixels) for x, y in outline]
-    corners = [(x * pixels, y * pixels) for x, y in outline]
-    width = max(2, pixels // 110)
-    if thing.shape == "ring":
-        _ring(pen, [(place[0] * pixels, place[1] * pixels)], radius * pixels, paint, rim)
+    if placed.thing.shape == "ring":
+        _draw_ring(pen, (x * pixels, y * pixels), radius * pixels, paint, rim)
         return
+    outline = [(x + radius * dx, y + radius * dy) for dx, dy in _outline(placed.thing.shape, placed.tilt)]
+    shadow = [((left + 0.012) * pixels, (top + 0.016) * pixels) for left, top in outline]
+    corners = [(left * pixels, top * pixels) for left, top in outline]
     pen.polygon(shadow, fill=(70, 72, 80))
     pen.polygon(corners, fill=paint)
-    pen.line([*corners, corners[0], corners[1]], fill=rim, width=width, joint="curve")
+    pen.line([*corners, corners[0], corners[1]], fill=rim, width=max(2, pixels // 110), joint="curve")
 
 
-def _ring(pen: ImageDraw.ImageDraw, centres: list[Point], radius: float, paint: Colour, rim: Colour) -> None:
-    (x, y) = centres[0]
-    for grow, colour, width in ((0.0, rim, 0.42), (-0.04, paint, 0.34)):
-        reach = radius * (1 + grow)
+def _draw_ring(pen: ImageDraw.ImageDraw, centre: Point, radius: float, paint: Colour, rim: Colour) -> None:
+    x, y = centre
+    for reach, colour, width in ((radius, rim, 0.42), (0.96 * radius, paint, 0.34)):
         pen.ellipse((x - reach, y - reach, x + reach, y + reach), outline=colour, width=round(radius * width))
 
 
