@@ -87,4 +87,4 @@ def test_small_and_large_cannot_be_confused():
         for size in ("small", "large")
     }
 
-    assert max(radii["small"]) < 0.7 * min(radii["large"])
+    assert max(radii["small"]) < 0.75 * min(radii["large"])

@@ -2,6 +2,7 @@
 
 import math
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from PIL import Image, ImageDraw
@@ -31,7 +32,9 @@ _WALL: dict[str, Colour] = {
     "lavender": (204, 192, 238),
     "navy": (38, 52, 98),
 }
-_RADIUS = {"small": 0.075, "large": 0.135}
+RADIUS = {"small": 0.1, "large": 0.165}
+"""Half a thing's width, in shares of the picture's side; each copy is up to 8 % smaller or larger."""
+
 _OVERSAMPLING = 2
 
 
@@ -48,11 +51,16 @@ class Placed:
 
 def draw(scene: Scene, size: int) -> Image.Image:
     """The scene as an RGB picture of `size` × `size` pixels."""
+    return paint(place(scene), scene.background, size, light=scene.layout)
+
+
+def paint(copies: Sequence[Placed], background: str, size: int, *, light: int) -> Image.Image:
+    """Shapes where they are placed, later ones over earlier ones; `light` seeds how the background is lit."""
     pixels = size * _OVERSAMPLING
-    canvas = _background(_WALL[scene.background], pixels, random.Random(f"background {scene.layout}"))
+    canvas = _background(_WALL[background], pixels, random.Random(f"background {light}"))
     pen = ImageDraw.Draw(canvas)
-    for placed in place(scene):
-        _draw_shape(pen, placed, pixels)
+    for copy in copies:
+        _draw_shape(pen, copy, pixels)
     return canvas.reduce(_OVERSAMPLING)
 
 
@@ -60,16 +68,16 @@ def place(scene: Scene) -> list[Placed]:
     """Every copy of every thing with its place in the picture, in the order they are drawn."""
     dice = random.Random(scene.layout)
     return [
-        Placed(
-            thing,
-            centre,
-            _RADIUS[thing.size] * dice.uniform(0.92, 1.08),
-            dice.uniform(-0.12, 0.12),
-            dice.uniform(0.94, 1.04),
-        )
+        place_at(centre, thing, dice)
         for thing, middle in zip(scene.things, _centres(scene, dice), strict=True)
         for centre in _places(thing, middle, scene.relation, dice)
     ]
+
+
+def place_at(centre: Point, thing: Thing, dice: random.Random) -> Placed:
+    """One copy of `thing` at `centre`, a little larger, smaller, turned, lighter or darker than the next."""
+    radius = RADIUS[thing.size] * dice.uniform(0.92, 1.08)
+    return Placed(thing, centre, radius, tilt=dice.uniform(-0.12, 0.12), shade=dice.uniform(0.94, 1.04))
 
 
 def _background(wall: Colour, pixels: int, dice: random.Random) -> Image.Image:
@@ -84,7 +92,7 @@ def _centres(scene: Scene, dice: random.Random) -> list[Point]:
     if scene.relation is None:
         return [(dice.uniform(0.42, 0.58), dice.uniform(0.4, 0.6))]
     near, far = dice.uniform(0.24, 0.3), dice.uniform(0.7, 0.76)
-    drift = dice.uniform(-0.1, 0.1)
+    drift = dice.uniform(-0.08, 0.08)
     if scene.relation == "left of":
         return [(near, 0.5 + drift), (far, 0.5 - drift)]
     return [(0.5 + drift, near), (0.5 - drift, far)]
@@ -92,7 +100,7 @@ def _centres(scene: Scene, dice: random.Random) -> list[Point]:
 
 def _places(thing: Thing, centre: Point, relation: str | None, dice: random.Random) -> list[Point]:
     """Centres of a thing's copies: across the direction of the relation; many large ones stand in two rows."""
-    step = 2.45 * _RADIUS[thing.size]
+    step = 2.35 * RADIUS[thing.size]
     columns = thing.count if thing.count * step < 0.9 else 2
     columns = 1 if relation == "left of" else columns
     rows = math.ceil(thing.count / columns)

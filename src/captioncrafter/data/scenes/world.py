@@ -75,19 +75,20 @@ def holds_held_out(scene: Scene) -> bool:
 
 def _any_scene(dice: random.Random) -> Scene:
     background = dice.choice(BACKGROUNDS)
-    first = _any_thing(dice, background)
+    first = any_thing(dice, background)
     layout = dice.getrandbits(32)
     if dice.random() >= _PAIR_SHARE:
         return Scene((replace(first, count=dice.randint(1, 4)),), None, background, layout)
-    second = _any_thing(dice, background)
+    second = any_thing(dice, background)
     while (second.shape, second.colour) == (first.shape, first.colour):
-        second = _any_thing(dice, background)
+        second = any_thing(dice, background)
     things = tuple(
         replace(thing, count=2) if dice.random() < _SECOND_COPY_SHARE else thing for thing in (first, second)
     )
     return Scene(things, dice.choice(RELATIONS), background, layout)
 
 
-def _any_thing(dice: random.Random, background: str) -> Thing:
+def any_thing(dice: random.Random, background: str) -> Thing:
+    """One thing that can be told from `background`, held-out colours included."""
     colours = [colour for colour in COLOURS if (colour, background) not in (("black", "navy"), ("blue", "navy"))]
     return Thing(dice.choice(SHAPES), dice.choice(colours), dice.choice(SIZES))
