@@ -28,6 +28,14 @@ class DataError(InputError):
     """A dataset, predictions file or references file cannot be used as it is."""
 
 
+class ImageError(DataError):
+    """An image cannot be read; `reason` says why in a few words, without naming the image."""
+
+    def __init__(self, name: str, reason: str):
+        super().__init__(f"{name}: {reason}.")
+        self.reason = reason
+
+
 class CheckpointError(InputError):
     """A base model or adapter is missing, damaged or of the wrong kind."""
 

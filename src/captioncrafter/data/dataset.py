@@ -1,0 +1,139 @@
+"""Dataset folders: Arrow data sets of the Hugging Face kind with the columns image, image_id and captions."""
+
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import datasets
+import xxhash
+
+from captioncrafter.data.images import image_hash
+from captioncrafter.errors import DataError
+
+COLUMNS = ("image", "image_id", "captions")
+
+_BATCH_IMAGES = 100
+
+
+def load_dataset_folder(path: str | Path, *, needs: Collection[str] = ()) -> dict[str, datasets.Dataset]:
+    """The splits of a dataset folder by name, memory-mapped: one of ours, or any saved DatasetDict with our columns.
+
+    Raises `DataError` when there is none, a column is missing or of another kind, or a split named in `needs` is
+    missing or empty.
+    """
+    path = Path(path)
+    splits = _load(path)
+    for name, split in splits.items():
+        _refuse_other_columns(path, name, split)
+    _refuse_missing_splits(path, splits, needs)
+    return splits
+
+
+def image_bytes(dataset: datasets.Dataset, index: int) -> bytes:
+    """The image file of one row as it was stored, not decoded."""
+    return _stored_bytes(dataset.with_format("arrow")[index]["image"][0].as_py(), f"image {index}")
+
+
+def image_hashes(dataset: datasets.Dataset) -> list[str]:
+    """The `image_hash` of every row, in order. Reads every image, a few at a time."""
+    return [image_hash(_stored_bytes(row["image"], row["image_id"])) for row in _rows(dataset)]
+
+
+def fingerprint(dataset: datasets.Dataset) -> str:
+    """What tells one split from another: 32 hex digits of its image ids, image bytes and captions, in their order.
+
+    The same rows give the same digits wherever and in however many files they are stored. Reads every image.
+    """
+    digest = xxhash.xxh3_128()
+    for row in _rows(dataset):
+        content = image_hash(_stored_bytes(row["image"], row["image_id"]))
+        for part in (row["image_id"], content, *row["captions"]):
+            encoded = part.encode()
+            digest.update(b"%d:%b" % (len(encoded), encoded))
+        digest.update(b"\n")
+    return digest.hexdigest()
+
+
+@contextmanager
+def without_progress_bars() -> Iterator[None]:
+    """Keeps `datasets` from drawing its own bars; puts its setting back."""
+    hidden_before = datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if not hidden_before:
+            datasets.enable_progress_bars()
+
+
+def _load(path: Path) -> dict[str, datasets.Dataset]:
+    if not path.is_dir():
+        raise DataError(f"{path}: no such dataset folder. `captioncrafter prepare SOURCE --out {path}` makes one.")
+    if not (path / "dataset_dict.json").is_file():
+        kind = "holds one split of a dataset" if (path / "state.json").is_file() else "not a dataset folder"
+        raise DataError(
+            f"{path}: {kind} (dataset_dict.json is missing). `captioncrafter prepare SOURCE --out FOLDER` makes "
+            "a dataset folder; datasets.DatasetDict.save_to_disk does, too."
+        )
+    try:
+        with without_progress_bars():
+            return dict(datasets.DatasetDict.load_from_disk(str(path)))  # pyright: ignore[reportReturnType]
+    except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
+        raise DataError(f"{path}: the dataset in it is damaged ({error}). Prepare it again with --overwrite.") from None
+
+
+def _refuse_other_columns(path: Path, name: str, split: datasets.Dataset) -> None:
+    missing = [column for column in COLUMNS if column not in split.column_names]
+    if missing:
+        raise DataError(
+            f"{path}: split {name} has no column {' nor '.join(missing)}; it has {', '.join(split.column_names)}. "
+            "Rename its columns, or make a dataset with `captioncrafter prepare`."
+        )
+    wrong = [column for column, right in _KINDS.items() if not right(split.features[column])]
+    if wrong:
+        kinds = "; ".join(f"{column} is {split.features[column]}" for column in wrong)
+        raise DataError(
+            f"{path}: split {name}: {kinds}. Needed: image an Image, image_id a string, captions a list of strings."
+        )
+
+
+def _is_string(feature: object) -> bool:
+    return isinstance(feature, datasets.Value) and feature.dtype in ("string", "large_string")
+
+
+def _is_list_of_strings(feature: object) -> bool:
+    return isinstance(feature, datasets.List | datasets.LargeList) and _is_string(feature.feature)
+
+
+_KINDS = {
+    "image": lambda feature: isinstance(feature, datasets.Image),
+    "image_id": _is_string,
+    "captions": _is_list_of_strings,
+}
+
+
+def _refuse_missing_splits(path: Path, splits: Mapping[str, datasets.Dataset], needs: Collection[str]) -> None:
+    missing = [name for name in needs if not len(splits.get(name, ()))]
+    if missing:
+        there = ", ".join(f"{name} ({len(split)} images)" for name, split in splits.items())
+        raise DataError(
+            f"{path}: has no images in the split {' nor '.join(missing)}; it has {there}. Prepare the dataset again "
+            "with split lists beside the captions."
+        )
+
+
+def _rows(dataset: datasets.Dataset) -> Iterator[dict[str, Any]]:
+    """The rows as they are stored, which is with undecoded images."""
+    for table in dataset.with_format("arrow").select_columns(list(COLUMNS)).iter(batch_size=_BATCH_IMAGES):
+        yield from table.to_pylist()  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _stored_bytes(stored: dict[str, object], name: str) -> bytes:
+    data = stored["bytes"]
+    if not isinstance(data, bytes):
+        raise DataError(
+            f"{name}: the dataset holds a path ({stored['path']}) instead of the image. Save it with "
+            "save_to_disk, which takes the images in."
+        )
+    return data

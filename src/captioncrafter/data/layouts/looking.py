@@ -1,0 +1,102 @@
+"""Finding caption files and image folders under the names people give them."""
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from captioncrafter.data.images import SUFFIXES
+from captioncrafter.errors import DataError
+
+# As the published archives unpack ("Flicker8k" is their spelling), and as people rename them; in lower case.
+_USUAL_NAMES = frozenset(
+    {
+        "images",
+        "flicker8k_dataset",
+        "flickr8k_dataset",
+        "flickr8k_images",
+        "flickr8k-images",
+        "flickr30k_images",
+        "flickr30k-images",
+    }
+)
+_DEPTH = 2
+
+
+@dataclass(frozen=True)
+class ImageFolder:
+    """The images of one folder: `files` by name as caption files would write it, `outside` for links that lead out.
+
+    A name in a caption file is only ever looked up in `files`, so none can reach another place on the disk.
+    """
+
+    path: Path
+    files: dict[str, Path]
+    outside: frozenset[str]
+
+
+def find_file(root: Path, names: Collection[str]) -> Path | None:
+    """The file nearest to the top of `root` that has one of `names`, whatever the case; earlier names win."""
+    wanted = {name.lower(): rank for rank, name in enumerate(names)}
+    for folder in folders(root):
+        found = [path for path in folder.iterdir() if path.name.lower() in wanted and path.is_file()]
+        if found:
+            return min(found, key=lambda path: (wanted[path.name.lower()], path.name))
+    return None
+
+
+def find_images(root: Path, named: Collection[str], *, captions: str) -> ImageFolder:
+    """The folder in or beside `root` that holds the images `named`.
+
+    A folder of a usual name (Images, Flicker8k_Dataset, …) is taken before any other, then the one that holds the
+    most of them. Raises `DataError` listing where it looked when none holds any; `captions` is the name of the file
+    that names them.
+    """
+    usual, others = [], []
+    for folder in [*folders(root), *_siblings(root)]:
+        (usual if folder.name.lower() in _USUAL_NAMES else others).append(folder)
+    for candidates in (usual, others):
+        listings = [list_images(folder) for folder in candidates]
+        held = [sum(name in listing.files or name in listing.outside for name in named) for listing in listings]
+        if any(held):
+            return listings[held.index(max(held))]
+    looked = ", ".join(str(folder) for folder in [*usual, *others])
+    raise DataError(
+        f"{root}: none of the {len(named)} images that {captions} names was found (the first: "
+        f"{next(iter(named), 'none')}). Looked in {looked}. Put them into {root / 'Images'}."
+    )
+
+
+def folders(root: Path) -> Iterator[Path]:
+    """`root` and the folders in it, level by level, as deep as published archives nest; hidden ones are left out."""
+    level = [root]
+    for depth in range(_DEPTH + 1):
+        yield from level
+        if depth < _DEPTH:
+            level = [inner for folder in level for inner in _inner_folders(folder)]
+
+
+def list_images(folder: Path, *, deep: bool = False) -> ImageFolder:
+    """The image files of `folder` (and of the folders in it, when `deep`), by suffix; hidden ones are left out."""
+    inside = folder.resolve()
+    files, outside = {}, set()
+    for path in sorted(folder.rglob("*") if deep else folder.iterdir()):
+        name = path.relative_to(folder)
+        if path.suffix.lower() not in SUFFIXES or any(part.startswith(".") for part in name.parts):
+            continue
+        if path.is_symlink() and not path.resolve().is_relative_to(inside):
+            outside.add(name.as_posix())
+        elif path.is_file():
+            files[name.as_posix()] = path
+    return ImageFolder(folder, files, frozenset(outside))
+
+
+def _inner_folders(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if not path.name.startswith(".") and path.is_dir())
+
+
+def _siblings(root: Path) -> list[Path]:
+    """The archives of texts and images unpack beside each other: given the one, the other is a neighbour."""
+    try:
+        return [folder for folder in _inner_folders(root.resolve().parent) if folder.name.lower() in _USUAL_NAMES]
+    except PermissionError:
+        return []
