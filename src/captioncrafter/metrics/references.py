@@ -1,0 +1,119 @@
+"""The captions people wrote, with everything about them that scores need, worked out once.
+
+A validation during training scores the same references again and again; tokens, n-gram counts, document frequencies
+and TF-IDF vectors stay, and only the predictions are new.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from captioncrafter.errors import DataError
+from captioncrafter.metrics.java import CaptionScorer
+from captioncrafter.metrics.ngrams import MAX_ORDER, NGram, count_ngrams
+from captioncrafter.metrics.tokenizer import tokenize
+
+
+@dataclass(frozen=True)
+class TfIdf:
+    """A caption as CIDEr sees it: weight of each n-gram, norm for each order, and the length its penalty uses.
+
+    That length counts bigrams, not words: so does coco-caption's `cider_scorer`.
+    """
+
+    weights: dict[NGram, float]
+    norms: tuple[float, ...]
+    length: int
+
+
+class References:
+    """Captions by people, some for each image.
+
+    `captions` maps image ids to one or more captions. `document_frequencies` takes those of another set (a larger
+    corpus) instead of this set's own, which are coco-caption's. Raises `DataError` for an image without captions.
+    """
+
+    def __init__(
+        self,
+        captions: Mapping[str, Sequence[str]],
+        *,
+        document_frequencies: "References | None" = None,
+        scorer: CaptionScorer | None = None,
+    ) -> None:
+        self.captions = {image: tuple(texts) for image, texts in captions.items()}
+        empty = [image for image, texts in self.captions.items() if not texts]
+        if empty or not self.captions:
+            raise DataError(
+                f"references: {len(empty)} images have no caption, {empty[0]} first." if empty else "no references."
+            )
+        self._corpus = document_frequencies
+        self._scorer = scorer
+
+    def __len__(self) -> int:
+        return len(self.captions)
+
+    @property
+    def image_ids(self) -> tuple[str, ...]:
+        """The images, in the order they were given."""
+        return tuple(self.captions)
+
+    @cached_property
+    def tokens(self) -> dict[str, tuple[str, ...]]:
+        """The captions, tokenized: words joined by spaces."""
+        lines = iter(tokenize([text for texts in self.captions.values() for text in texts], self._scorer))
+        return {image: tuple(next(lines) for _ in texts) for image, texts in self.captions.items()}
+
+    @cached_property
+    def ngrams(self) -> dict[str, tuple[Counter[NGram], ...]]:
+        """N-gram counts of each caption."""
+        return {image: tuple(map(count_ngrams, texts)) for image, texts in self.tokens.items()}
+
+    @cached_property
+    def most_ngrams(self) -> dict[str, dict[NGram, int]]:
+        """For each image, the most often each n-gram stands in one of its captions (BLEU's clipping)."""
+        found: dict[str, dict[NGram, int]] = {}
+        for image, counts in self.ngrams.items():
+            most: dict[NGram, int] = {}
+            for one in counts:
+                for ngram, count in one.items():
+                    if count > most.get(ngram, 0):
+                        most[ngram] = count
+            found[image] = most
+        return found
+
+    @cached_property
+    def lengths(self) -> dict[str, tuple[int, ...]]:
+        """Words of each caption."""
+        return {image: tuple(len(text.split()) for text in texts) for image, texts in self.tokens.items()}
+
+    @cached_property
+    def own_document_frequencies(self) -> Counter[NGram]:
+        """In how many images' captions each n-gram stands."""
+        return Counter(ngram for most in self.most_ngrams.values() for ngram in most)
+
+    @cached_property
+    def vectors(self) -> dict[str, tuple[TfIdf, ...]]:
+        """The TF-IDF vectors of each caption."""
+        return {image: tuple(map(self.vector, counts)) for image, counts in self.ngrams.items()}
+
+    def vector(self, counts: Counter[NGram]) -> TfIdf:
+        """The TF-IDF vector of n-gram counts under these references' document frequencies."""
+        corpus = self._corpus or self
+        frequency, log_images = corpus.own_document_frequencies, math.log(float(len(corpus)))
+        weights: dict[NGram, float] = {}
+        squares = [0.0] * MAX_ORDER
+        length = 0
+        for ngram, count in counts.items():
+            weight = count * (log_images - math.log(max(1.0, frequency.get(ngram, 0))))
+            weights[ngram] = weight
+            squares[len(ngram) - 1] += weight**2
+            if len(ngram) == 2:
+                length += count
+        return TfIdf(weights, tuple(map(math.sqrt, squares)), length)
+
+    @property
+    def corpus_name(self) -> str:
+        """Where the document frequencies come from, for the protocol."""
+        return "evaluated references" if self._corpus is None else f"another corpus of {len(self._corpus)} images"

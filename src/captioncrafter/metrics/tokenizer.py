@@ -1,0 +1,36 @@
+"""Captions to tokens exactly as coco-caption does: the PTB tokenizer, lower case, punctuation taken out.
+
+Follows pycocoevalcap 1.2's ptbtokenizer. One thing is done before: every kind of white space becomes a plain space,
+because a line separator inside a caption (U+2028 and its like) makes the tokenizer emit an extra line, which shifts
+every later caption of coco-caption's own run by one.
+"""
+
+from collections.abc import Sequence
+
+from captioncrafter.errors import ScorerError
+from captioncrafter.metrics import java
+
+PUNCTUATION = frozenset(
+    ["''", "'", "``", "`", "-LRB-", "-RRB-", "-LCB-", "-RCB-", ".", "?", "!", ",", ":", "-", "--", "...", ";"]
+)
+"""Tokens that are taken out. The brackets stand here in capitals while tokens are lower case, so `-lrb-` stays."""
+
+
+def tokenize(captions: Sequence[str], scorer: java.CaptionScorer | None = None) -> list[str]:
+    """Each caption's tokens, joined by single spaces; empty where nothing but punctuation was there.
+
+    The captions are one text to the tokenizer, a line each, as in coco-caption. Raises `ScorerError` when the
+    answer does not have a line for each caption.
+    """
+    if not captions:
+        return []
+    lines = (scorer or java.shared()).ask("TOKENIZE", [" ".join(caption.split()) for caption in captions])
+    if len(lines) == len(captions) + 1 and not lines[-1]:
+        lines = lines[:-1]
+    if len(lines) != len(captions):
+        raise ScorerError(f"the tokenizer gave {len(lines)} lines for {len(captions)} captions.")
+    return [_without_punctuation(line) for line in lines]
+
+
+def _without_punctuation(line: str) -> str:
+    return " ".join(token for token in line.rstrip().split(" ") if token not in PUNCTUATION)
