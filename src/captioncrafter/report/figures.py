@@ -1,0 +1,170 @@
+"""What the charts of a page show: training's curves out of the log, histograms out of captions and scores."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from markupsafe import Markup
+
+from captioncrafter.events import duration
+from captioncrafter.report.charts import Bars, Line, Role, histogram, line_chart
+from captioncrafter.report.content import ReportData, System, hundredfold
+
+_SMOOTHED_OVER = 1 / 12
+_MOST_RAW_POINTS = 600
+_MOST_BINS = 24
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A chart with its heading and the sentence below it."""
+
+    title: str
+    chart: Markup
+    note: str
+
+
+def training_figures(log: Sequence[Mapping[str, Any]]) -> list[Figure]:
+    """The loss and the CIDEr curve, as far as the log holds them; values that are not finite are left out."""
+    return [figure for figure in (_loss_figure(log), _cider_figure(log)) if figure]
+
+
+def caption_figures(data: ReportData, metric: str | None) -> list[Figure]:
+    """Histograms of caption lengths and of the per-image values of `metric`."""
+    figures = [_length_figure(data)]
+    if metric and any(_image_values(system, metric) for system in data.systems):
+        figures.append(_score_figure(data.systems, metric))
+    return figures
+
+
+def role_of(position: int) -> Role:
+    """The role of the system at `position`: the subject comes first, then its base, then others."""
+    return "subject" if position == 0 else "base" if position == 1 else "other"
+
+
+def _loss_figure(log: Sequence[Mapping[str, Any]]) -> Figure | None:
+    rows = _rows(log, "step", "loss")
+    points = [(float(row["step"]), float(row["loss"])) for row in rows]
+    if not points:
+        return None
+    smooth = _smoothed(points)
+    first, last = smooth[0][1], smooth[-1][1]
+    line = Line(f"{last:.2f}", smooth, "subject", faint=_thinned(points))
+    chart = line_chart(
+        [line],
+        x_title="step",
+        y_title="loss, nats a token",
+        description=f"Training loss by step, from {first:.2f} to {last:.2f} nats a token over {len(points)} log rows.",
+    )
+    return Figure("Training loss", chart, f"From {first:.2f} to {last:.2f} nats a token{_pace(log)}.")
+
+
+def _pace(log: Sequence[Mapping[str, Any]]) -> str:
+    """How far and how fast training went, as the end of a sentence."""
+    steps = [row for row in log if row.get("kind") == "step"]
+    parts = []
+    if epoch := steps[-1].get("epoch"):
+        parts.append(f" in {steps[-1]['step']:,} steps, {epoch:.3g} epochs")
+    if seconds := [row["seconds"] for row in log if "seconds" in row and row.get("kind") == "step"]:
+        parts.append(f" and {duration(seconds[-1])}")
+    if rates := sorted(row["captions_per_s"] for row in steps if "captions_per_s" in row):
+        parts.append(f", at {rates[len(rates) // 2]:,.0f} captions a second")
+    return "".join(parts)
+
+
+def _cider_figure(log: Sequence[Mapping[str, Any]]) -> Figure | None:
+    rows = _rows(log, "validation", "CIDEr")
+    if not rows:
+        return None
+    points = [(float(row["step"]), 100 * row["CIDEr"]) for row in rows]
+    best = max((k for k, row in enumerate(rows) if row.get("best")), default=None)
+    lines = [Line("CIDEr", points, "subject", dotted=True, ringed=() if best is None else (best,))]
+    shuffled = [(float(row["step"]), 100 * row["shuffled_CIDEr"]) for row in _rows(rows, "validation", "shuffled_CIDEr")]
+    if shuffled:
+        lines.append(Line("shuffled", shuffled, "shuffled", dotted=True))
+    spoken = ", ".join(f"{value:.1f} at step {step:.0f}" for step, value in points)
+    chart = line_chart(
+        lines, x_title="step", y_title="CIDEr × 100", description=f"Validation CIDEr by training step: {spoken}."
+    )
+    kept = f"The adapter of step {rows[best]['step']:,} was kept: CIDEr {points[best][1]:.1f}." if best is not None else ""
+    below = " Below it, the same captions on other images." if shuffled else ""
+    return Figure("Validation CIDEr", chart, f"{kept}{below}".strip())
+
+
+def _rows(log: Iterable[Mapping[str, Any]], kind: str, value: str) -> list[Mapping[str, Any]]:
+    return [row for row in log if row.get("kind") == kind and math.isfinite(row.get(value, math.nan))]
+
+
+def _smoothed(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The mean over the neighbours on both sides, so that the line does not lag behind the points."""
+    reach = int(len(points) * _SMOOTHED_OVER / 2)
+    values = [value for _, value in points]
+    smooth = []
+    for position, (x, _) in enumerate(points):
+        around = min(reach, position, len(points) - 1 - position)
+        near = values[position - around : position + around + 1]
+        smooth.append((x, sum(near) / len(near)))
+    return _thinned(smooth)
+
+
+def _thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Every k-th point and the last, so that a long log does not weigh the page down."""
+    every = math.ceil(len(points) / _MOST_RAW_POINTS)
+    kept = list(points[::every])
+    return kept if kept[-1] == points[-1] else [*kept, points[-1]]
+
+
+def _length_figure(data: ReportData) -> Figure:
+    lengths = {system.name: [len(text.split()) for text in system.predictions.values()] for system in data.systems}
+    people = [len(text.split()) for texts in data.references.values() for text in texts]
+    everything = [length for some in lengths.values() for length in some] + people
+    step = math.ceil((max(everything, default=0) + 1) / _MOST_BINS)
+    edges = [step * k - 0.5 for k in range(math.ceil((max(everything, default=0) + 1) / step) + 1)]
+    bars = [Bars(name, _shares(some, edges), role_of(k)) for k, (name, some) in enumerate(lengths.items())]
+    if people:
+        bars.append(Bars("people", _shares(people, edges), "people"))
+    means = {name: sum(some) / len(some) for name, some in [*lengths.items(), ("people", people)] if some}
+    spoken = ", ".join(f"{name} {mean:.1f}" for name, mean in means.items())
+    chart = histogram(
+        bars,
+        edges,
+        x_title="words",
+        y_title="% of captions",
+        description=f"Histogram of caption lengths. Means: {spoken} words.",
+    )
+    return Figure("Caption length", chart, f"Mean words a caption: {spoken}.")
+
+
+def _score_figure(systems: Sequence[System], metric: str) -> Figure:
+    values = {system.name: _image_values(system, metric) for system in systems}
+    top = max(value for some in values.values() for value in some) or 1.0
+    edges = [100 * top * k / _MOST_BINS for k in range(_MOST_BINS + 1)]
+    bars = [
+        Bars(name, _shares([100 * value for value in some], edges), role_of(k))
+        for k, (name, some) in enumerate(values.items())
+        if some
+    ]
+    medians = ", ".join(f"{name} {hundredfold(sorted(some)[len(some) // 2])}" for name, some in values.items() if some)
+    chart = histogram(
+        bars,
+        edges,
+        x_title=f"{metric} × 100, one image",
+        y_title="% of images",
+        description=f"Histogram of {metric} over images. Medians: {medians}.",
+    )
+    return Figure(f"{metric} image by image", chart, f"Median: {medians}.")
+
+
+def _image_values(system: System, metric: str) -> list[float]:
+    values = (system.image_score(image_id, metric) for image_id in system.predictions)
+    return [value for value in values if value is not None]
+
+
+def _shares(values: Sequence[float], edges: Sequence[float]) -> list[float]:
+    """Percent of the values in each bin; one at the last edge is in the last bin."""
+    counts = [0] * (len(edges) - 1)
+    width = (edges[-1] - edges[0]) / len(counts)
+    for value in values:
+        counts[min(int((value - edges[0]) / width), len(counts) - 1)] += 1
+    return [100 * count / max(len(values), 1) for count in counts]

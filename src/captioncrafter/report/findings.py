@@ -1,0 +1,149 @@
+"""What scores alone do not say: whether captions depend on the image, and whether they all sound the same."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from captioncrafter.report.charts import gap_strip
+from captioncrafter.report.content import ReportData, System, hundredfold, number, share, words
+from captioncrafter.report.figures import role_of
+
+# The captions of a system that looks at nothing score the same on any image. Between one and this ratio, the images
+# matter so little that the scores must not be read as seeing.
+_BARELY_GROUNDED = 1.5
+# People give different images the same caption about once in a thousand; one caption on a tenth of them is a default.
+_COLLAPSED = 0.1
+_FEW_IMAGES = 10
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A sentence about the subject; `alarming` when it puts the scores in doubt."""
+
+    text: str
+    alarming: bool
+
+
+@dataclass(frozen=True)
+class GroundingRow:
+    """A system's CIDEr on the right images and on shuffled ones."""
+
+    system: str
+    real: str
+    shuffled: str
+    strip: Markup
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A property of captions as texts, one value a column."""
+
+    name: str
+    values: Sequence[str]
+
+
+def findings(data: ReportData) -> list[Finding]:
+    """What to know about the subject's captions before believing their scores."""
+    return [found for found in (_grounding(data.subject), _collapse(data), _empty(data.subject)) if found]
+
+
+def grounding_table(systems: Sequence[System]) -> list[GroundingRow]:
+    """CIDEr with the right and with shuffled images, for each system that has both."""
+    pairs = [(k, system.name, *pair) for k, system in enumerate(systems) if (pair := _pair(system))]
+    top = max((max(real, shuffled) for _, _, real, shuffled in pairs), default=0.0)
+    return [
+        GroundingRow(name, hundredfold(real), hundredfold(shuffled), gap_strip(real, shuffled, top, role_of(k)))
+        for k, name, real, shuffled in pairs
+    ]
+
+
+def caption_measures(data: ReportData) -> list[Measure]:
+    """Variety and length of the captions, a column for each system and a last one for the references."""
+    groups = [list(system.predictions.values()) for system in data.systems]
+    people = [text for texts in data.references.values() for text in texts]
+    columns = [_describe(texts) for texts in ([*groups, people] if people else groups)]
+    rows = [Measure(name, [column[name] for column in columns]) for name in columns[0]]
+    return rows + _further_measures(data.systems, columns=len(columns))
+
+
+def _grounding(system: System) -> Finding | None:
+    pair = _pair(system)
+    if pair is None:
+        return None
+    real, shuffled = pair
+    if real < _BARELY_GROUNDED * shuffled:
+        return Finding(
+            f"The captions hardly depend on the images: with images shuffled CIDEr is {hundredfold(shuffled)}, "
+            f"with the right ones {hundredfold(real)}.",
+            alarming=True,
+        )
+    return Finding(
+        f"The captions depend on the images: with images shuffled CIDEr falls from {hundredfold(real)} to "
+        f"{hundredfold(shuffled)}.",
+        alarming=False,
+    )
+
+
+def _pair(system: System) -> tuple[float, float] | None:
+    measured = system.scores.get("grounding", {})
+    if "CIDEr" not in measured or "shuffled_CIDEr" not in measured:
+        return None
+    return measured["CIDEr"], measured["shuffled_CIDEr"]
+
+
+def _collapse(data: ReportData) -> Finding | None:
+    captions = list(data.subject.predictions.values())
+    if len(captions) < _FEW_IMAGES:
+        return None
+    (commonest, count), different = Counter(captions).most_common(1)[0], len(set(captions))
+    if count >= _COLLAPSED * len(captions):
+        return Finding(
+            f"The captions have collapsed: {count:,} of {len(captions):,} images get “{commonest}”.", alarming=True
+        )
+    return Finding(
+        f"{different:,} of {len(captions):,} captions differ from each other; the commonest is given {_times(count)}.",
+        alarming=False,
+    )
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else "twice" if count == 2 else f"{count:,} times"
+
+
+def _empty(system: System) -> Finding | None:
+    empty = sum(not text.strip() for text in system.predictions.values())
+    return Finding(f"{empty:,} captions are empty.", alarming=True) if empty else None
+
+
+def _describe(captions: Sequence[str]) -> Mapping[str, str]:
+    spoken = [words(caption) for caption in captions]
+    count = max(len(captions), 1)
+    return {
+        "different captions": share(len(set(captions)) / count),
+        "the commonest caption": share(max(Counter(captions).values(), default=0) / count),
+        "words a caption": f"{sum(map(len, spoken)) / count:.1f}",
+        "different words": f"{len({word for some in spoken for word in some}):,}",
+        "a word said twice in a row": share(sum(map(_stutters, spoken)) / count),
+    }
+
+
+def _stutters(spoken: Sequence[str]) -> bool:
+    return any(word == following for word, following in zip(spoken, spoken[1:], strict=False))
+
+
+def _further_measures(systems: Sequence[System], *, columns: int) -> list[Measure]:
+    """What `scores.json` says of diversity, under its own names."""
+    names = {name: None for system in systems for name in system.scores.get("diversity", {})}
+    rows = []
+    for name in names:
+        values = [_measured(system.scores.get("diversity", {}).get(name)) for system in systems]
+        rows.append(Measure(name.replace("_", " "), values + [""] * (columns - len(values))))
+    return rows
+
+
+def _measured(value: object) -> str:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return "" if value is None else str(value)
+    return share(value) if isinstance(value, float) and 0 <= value <= 1 else number(value)
