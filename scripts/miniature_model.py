@@ -1,0 +1,133 @@
+"""The miniature before training: its tokenizer, its sizes, and initial weights from which it learns in minutes."""
+
+import json
+import math
+import re
+
+import torch
+from tokenizers import Tokenizer, normalizers
+from transformers import (
+    AutoTokenizer,
+    Blip2Config,
+    Blip2ForConditionalGeneration,
+    Blip2Processor,
+    BlipImageProcessorPil,
+    PreTrainedTokenizerFast,
+)
+
+from captioncrafter.data.scenes.world import BACKGROUNDS, COLOURS, SHAPES
+
+IMAGE_SIZE = 128
+PATCH_SIZE = 16
+SIDE = IMAGE_SIZE // PATCH_SIZE
+"""Patches along a side of the picture."""
+
+QUERY_SIDE = 4
+QUERIES = QUERY_SIDE**2
+WIDTH = 256
+HEADS = 4
+HEAD_WIDTH = WIDTH // HEADS
+
+WORD_PIECES = 6000
+SPECIAL = ("<pad>", "</s>", "<unk>")
+
+
+def fresh_processor(tokenizer: str) -> Blip2Processor:
+    """For 128-pixel images; `tokenizer`, flan-T5's by hub name or folder, is cut to its commonest pieces."""
+    images = BlipImageProcessorPil(size={"height": IMAGE_SIZE, "width": IMAGE_SIZE})
+    return Blip2Processor(images, _cut_tokenizer(tokenizer), num_query_tokens=QUERIES)
+
+
+def _cut_tokenizer(source: str) -> PreTrainedTokenizerFast:
+    """flan-T5's unigram tokenizer with its likeliest lower-case English pieces and single characters only.
+
+    A unigram vocabulary can be cut: words whose piece is gone are spelled with smaller ones.
+    """
+    full = AutoTokenizer.from_pretrained(source)
+    stated = json.loads(full.backend_tokenizer.to_str())
+    likeliest = sorted(stated["model"]["vocab"][len(SPECIAL) :], key=lambda piece: -piece[1])
+    words = [piece for piece in likeliest if re.fullmatch(r"▁?[a-z]{2,}|▁[a-z0-9]", piece[0])][:WORD_PIECES]
+    characters = [piece for piece in likeliest if len(piece[0]) == 1]
+    needed = {f"▁{word}" for word in (*COLOURS, *SHAPES, *" ".join(BACKGROUNDS).split())}
+    scene_words = [piece for piece in likeliest if piece[0] in needed and piece not in words]
+    stated["model"]["vocab"] = [[piece, 0.0] for piece in SPECIAL] + characters + words + scene_words
+    stated["added_tokens"] = [token for token in stated["added_tokens"] if token["content"] in SPECIAL]
+    small = Tokenizer.from_str(json.dumps(stated))
+    small.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Replace(r"\s+", " "), normalizers.Strip()])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=small, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", model_max_length=512
+    )
+
+
+def fresh_model(processor: Blip2Processor, *, seed: int) -> Blip2ForConditionalGeneration:
+    """Random weights at scales that train: transformers' own expect pre-trained ones to take their place."""
+    torch.manual_seed(seed)
+    model = Blip2ForConditionalGeneration(_config(processor))
+    language = model.language_model
+    with torch.no_grad():
+        for half in (model.vision_model, model.qformer):
+            for layer in half.modules():
+                if isinstance(layer, torch.nn.Linear):
+                    torch.nn.init.xavier_uniform_(layer.weight)
+        _look_at_neighbours(model.vision_model)
+        model.query_tokens.normal_()
+        torch.nn.init.xavier_uniform_(model.language_projection.weight)
+        language.shared.weight.normal_(std=0.04)
+        language.lm_head.weight = torch.nn.Parameter(0.04 * torch.randn_like(language.shared.weight))
+    return model
+
+
+def _config(processor: Blip2Processor) -> Blip2Config:
+    rows = 64 * math.ceil(len(processor.tokenizer) / 64)
+    return Blip2Config(
+        vision_config={
+            "hidden_size": WIDTH, "intermediate_size": 4 * WIDTH, "num_hidden_layers": 4, "num_attention_heads": HEADS,
+            "image_size": IMAGE_SIZE, "patch_size": PATCH_SIZE, "initializer_range": 0.02,
+        },
+        qformer_config={
+            "hidden_size": WIDTH, "intermediate_size": 2 * WIDTH, "num_hidden_layers": 4, "num_attention_heads": HEADS,
+            "encoder_hidden_size": WIDTH, "vocab_size": rows,
+        },
+        text_config={
+            "model_type": "t5", "vocab_size": rows, "d_model": WIDTH, "d_kv": HEAD_WIDTH, "d_ff": 2 * WIDTH,
+            "num_layers": 3, "num_decoder_layers": 3, "num_heads": HEADS, "feed_forward_proj": "gated-gelu",
+            "decoder_start_token_id": 0, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 1,
+            "tie_word_embeddings": False,
+        },
+        num_query_tokens=QUERIES,
+        image_token_index=processor.tokenizer.convert_tokens_to_ids("<image>"),
+    )  # fmt: skip
+
+
+def _look_at_neighbours(vision: torch.nn.Module) -> None:
+    """Lets each attention head begin by looking at one neighbour of every patch, as a convolution does.
+
+    From random weights a vision transformer first has to find out which patches touch, and sees no shapes until it
+    has. Here positions are sines and cosines in a subspace of the embedding; a shift by a patch is a rotation there,
+    and a head's query is its key turned by that rotation. All of it is free to change in training. After ConViT
+    (d'Ascoli et al. 2021) and mimetic initialisation (Trockman and Kolter 2023).
+    """
+    frequencies = torch.linspace(0.2, 2.5, HEAD_WIDTH // 4)
+    subspace = torch.linalg.qr(torch.randn(WIDTH, HEAD_WIDTH))[0]
+    patch = vision.embeddings.patch_embedding.weight
+    patch.normal_(std=0.7 * patch[0].numel() ** -0.5)
+    places = [(float(row), float(column)) for row in range(SIDE) for column in range(SIDE)]
+    waves = torch.stack([torch.cat([_waves(row, frequencies), _waves(column, frequencies)]) for row, column in places])
+    vision.embeddings.position_embedding[0, 1:] = 2.0 * waves @ subspace.T
+    beside, across = [(0, 1), (0, -1), (1, 0), (-1, 0)], [(1, 1), (-1, -1), (1, -1), (-1, 1)]
+    for layer, neighbours in zip(vision.encoder.layers, (beside, across, beside, across), strict=True):
+        queries, keys, _ = layer.self_attn.qkv.weight.chunk(3)
+        for head, (down, right) in enumerate(neighbours):
+            rows = slice(head * HEAD_WIDTH, (head + 1) * HEAD_WIDTH)
+            queries[rows] = torch.block_diag(_shift(down, frequencies), _shift(right, frequencies)) @ subspace.T
+            keys[rows] = subspace.T
+
+
+def _waves(place: float, frequencies: torch.Tensor) -> torch.Tensor:
+    return torch.cat([torch.sin(place * frequencies), torch.cos(place * frequencies)])
+
+
+def _shift(by: float, frequencies: torch.Tensor) -> torch.Tensor:
+    """The matrix that turns the waves of a place into those of the place `by` further."""
+    cosine, sine = torch.diag(torch.cos(by * frequencies)), torch.diag(torch.sin(by * frequencies))
+    return torch.cat([torch.cat([cosine, sine], dim=1), torch.cat([-sine, cosine], dim=1)])

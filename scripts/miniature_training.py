@@ -1,0 +1,278 @@
+"""The miniature's two stages of training: to read pictures, then to caption them."""
+
+import math
+import random
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import torch
+from PIL import Image
+from torch.nn import functional
+from transformers import Blip2ForConditionalGeneration, Blip2Processor
+
+from captioncrafter.data.scenes import wording
+from captioncrafter.data.scenes.picture import RADIUS, Placed, draw, paint, place_at
+from captioncrafter.data.scenes.world import (
+    BACKGROUNDS,
+    COLOURS,
+    HELD_OUT_COLOURS,
+    SHAPES,
+    SIZES,
+    Scene,
+    Split,
+    any_thing,
+    draw_scene,
+)
+from captioncrafter.features.extract import pixel_values
+from captioncrafter.generation.decode import decode
+from captioncrafter.model.captioning import IGNORE, PackedCaptions, caption_logits, encode_prompt, summed_loss
+from captioncrafter.recipe import Decoding, Model
+from captioncrafter.training.packing import encode_captions, pack
+from miniature_model import IMAGE_SIZE, QUERY_SIDE, SIDE, WIDTH
+
+COLLAGES_PER_STEP = 32
+SCENES_PER_STEP = 16
+GREY_SHARE = 0.25
+SEEING_RATE = 0.2
+"""Learning rate of the vision half while captions are learned, as a share of the language half's. A language model that
+does not read yet sends back noise: at the full rate the first hundred steps undo what the vision half can."""
+
+KEEP_EVERY = 200
+PROMPT = Model().prompt
+
+
+Batch = TypeVar("Batch")
+
+
+@dataclass(frozen=True)
+class Options:
+    """One training; what it makes is a function of these."""
+
+    reading_steps: int
+    reading_rate: float
+    captioning_steps: int
+    captioning_rate: float
+    seed: int
+
+
+def learn_to_represent(
+    model: Blip2ForConditionalGeneration, processor: Blip2Processor, options: Options, checkpoint: Path
+) -> None:
+    """Trains the vision tower and the Q-Former on collages, until each place knows what lies there.
+
+    Two linear readers ask it of every patch, and of every query for its sixteenth of the picture; they are thrown
+    away afterwards.
+    """
+    torch.manual_seed(options.seed)
+    learner = torch.nn.ModuleDict(
+        {"vision": model.vision_model, "qformer": model.qformer, "patches": _Reader(), "queries": _Reader()}
+    )
+    learner.register_parameter("query_tokens", model.query_tokens)
+
+    def loss(collages: tuple[torch.Tensor, torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        pixels, under_patches, under_queries = collages
+        patches = model.vision_model(pixels).last_hidden_state
+        queries = model.qformer(
+            query_embeds=model.query_tokens.expand(len(pixels), -1, -1), encoder_hidden_states=patches
+        ).last_hidden_state
+        return learner["patches"](patches[:, 1:], under_patches) + learner["queries"](queries, under_queries)
+
+    def batch(step: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        numbers = range(step * COLLAGES_PER_STEP, (step + 1) * COLLAGES_PER_STEP)
+        collages = [_collage(f"{options.seed}/collage/{number}") for number in numbers]
+        return (
+            pixel_values(processor, [collage.picture for collage in collages]),
+            torch.tensor([_under_cells(collage, SIDE) for collage in collages]),
+            torch.tensor([_under_cells(collage, QUERY_SIDE) for collage in collages]),
+        )
+
+    model.eval()  # no dropout: every picture is new
+    groups = [{"params": list(learner.parameters()), "peak": options.reading_rate}]
+    _descend(_Stage("reading", options.reading_steps, learner, groups, batch, loss), options, checkpoint)
+
+
+class _Reader(torch.nn.Module):
+    """Tells from a position's output the colour, shape and size of what lies there; the last class is: nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads = torch.nn.ModuleList(torch.nn.Linear(WIDTH, len(kind) + 1) for kind in (COLOURS, SHAPES, SIZES))
+
+    def forward(self, outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Cross-entropy over [image, position] outputs; positions with and without a thing weigh the same in sum."""
+        outputs, labels = outputs.flatten(0, 1), labels.flatten(0, 1)
+        covered = labels[:, 1] < len(SHAPES)
+        weights = torch.where(covered, 0.5 / covered.sum(), 0.5 / (~covered).sum())
+        losses = [
+            functional.cross_entropy(head(outputs), labels[:, column], ignore_index=IGNORE, reduction="none")
+            for column, head in enumerate(self.heads)
+        ]
+        return (torch.stack(losses).sum(dim=0) * weights).sum()
+
+
+@dataclass(frozen=True)
+class _Collage:
+    picture: Image.Image
+    copies: list[Placed]
+    grey: bool
+
+
+def _collage(seed: str) -> _Collage:
+    """As many single things as fit: ten times as much to read as in a scene.
+
+    No held-out colour of a shape occurs. A quarter are drained of colour, so that shapes are told apart by their
+    form and not guessed from the colours they come in.
+    """
+    dice = random.Random(seed)
+    background = dice.choice(BACKGROUNDS)
+    copies: list[Placed] = []
+    for _ in range(40):
+        thing = any_thing(dice, background)
+        reach = RADIUS[thing.size]
+        copy = place_at((dice.uniform(reach, 1 - reach), dice.uniform(reach, 1 - reach)), thing, dice)
+        apart = all(math.dist(copy.centre, other.centre) > 1.05 * (copy.radius + other.radius) for other in copies)
+        if apart and (thing.shape, thing.colour) not in HELD_OUT_COLOURS:
+            copies.append(copy)
+    picture = paint(copies, background, IMAGE_SIZE, light=dice.getrandbits(32))
+    grey = dice.random() < GREY_SHARE
+    return _Collage(picture.convert("L").convert("RGB") if grey else picture, copies, grey)
+
+
+def _under_cells(collage: _Collage, side: int) -> list[tuple[int, int, int]]:
+    """For each cell of a `side` × `side` grid, row by row, the indices of colour, shape and size of what covers it."""
+    labels = []
+    for cell in range(side * side):
+        middle = ((cell % side + 0.5) / side, (cell // side + 0.5) / side)
+        nearest = min(collage.copies, key=lambda copy: math.dist(copy.centre, middle) - copy.radius)
+        thing = nearest.thing
+        if math.dist(nearest.centre, middle) > nearest.radius + (0.3 / SIDE if side == SIDE else 0.0):
+            labels.append((len(COLOURS), len(SHAPES), len(SIZES)))
+        else:
+            colour = IGNORE if collage.grey else COLOURS.index(thing.colour)
+            labels.append((colour, SHAPES.index(thing.shape), SIZES.index(thing.size)))
+    return labels
+
+
+def learn_to_caption(
+    model: Blip2ForConditionalGeneration, processor: Blip2Processor, options: Options, checkpoint: Path
+) -> None:
+    """Trains all parts on training scenes and their terse captions, five of a picture in one decoder row."""
+    prompt = encode_prompt(processor, PROMPT)
+
+    def batch(step: int) -> tuple[torch.Tensor, PackedCaptions]:
+        numbers = range(step * SCENES_PER_STEP, (step + 1) * SCENES_PER_STEP)
+        scenes = [draw_scene(options.seed, "train", number) for number in numbers]
+        rows = [encode_captions(processor.tokenizer, wording.terse(scene), max_tokens=32)[0] for scene in scenes]
+        return pixel_values(processor, _pictures(scenes)), pack(rows, start_id=0, pad_id=0)
+
+    def loss(captioned: tuple[torch.Tensor, PackedCaptions]) -> torch.Tensor:
+        pixels, captions = captioned
+        seen = model.get_image_features(pixels).qformer_outputs.last_hidden_state
+        logits = caption_logits(model, seen, prompt, captions)
+        return summed_loss(logits, captions.labels) / (captions.labels != IGNORE).sum()
+
+    def look() -> None:
+        new, unseen = _right(model, processor, "train"), _right(model, processor, "validation")
+        print(f"  word for word a reference: {new:.0%} of new scenes, {unseen:.0%} of held-out ones", flush=True)
+
+    model.eval()  # no dropout: every scene is new
+    seeing = [model.query_tokens, *model.vision_model.parameters(), *model.qformer.parameters()]
+    telling = [*model.language_projection.parameters(), *model.language_model.parameters()]
+    groups = [
+        {"params": seeing, "peak": SEEING_RATE * options.captioning_rate},
+        {"params": telling, "peak": options.captioning_rate},
+    ]
+    _descend(_Stage("captioning", options.captioning_steps, model, groups, batch, loss), options, checkpoint, look)
+
+
+def _pictures(scenes: list[Scene]) -> list[Image.Image]:
+    return [draw(scene, IMAGE_SIZE) for scene in scenes]
+
+
+@torch.no_grad()
+def _right(model: Blip2ForConditionalGeneration, processor: Blip2Processor, split: Split) -> float:
+    """Share of 100 scenes of another seed whose greedy caption is, word for word, one of their references."""
+    scenes = [draw_scene(0, split, number) for number in range(100)]
+    seen = model.get_image_features(pixel_values(processor, _pictures(scenes))).qformer_outputs.last_hidden_state
+    decoding = Decoding(num_beams=1, max_new_tokens=24)
+    captions = decode(model, processor, seen, encode_prompt(processor, PROMPT), decoding)
+    return sum(caption in wording.terse(scene) for caption, scene in zip(captions, scenes, strict=True)) / len(scenes)
+
+
+@dataclass(frozen=True)
+class _Stage(Generic[Batch]):
+    """What is trained, at which peak rates, on what, for how many steps; `batch` gives the data of a step."""
+
+    name: str
+    steps: int
+    learner: torch.nn.Module
+    groups: list[dict[str, Any]]
+    batch: Callable[[int], Batch]
+    loss: Callable[[Batch], torch.Tensor]
+
+
+def _descend(stage: _Stage[Batch], options: Options, checkpoint: Path, look: Callable[[], None] = lambda: None) -> None:
+    optimizer = torch.optim.AdamW(stage.groups, betas=(0.9, 0.98), weight_decay=0.05)
+    first = _restore(stage.learner, optimizer, options, checkpoint)
+    started, since = time.monotonic(), []
+    for step, data in enumerate(_ahead(stage.batch, first, stage.steps), start=first):
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak"] * _rate(step, stage.steps)
+        loss = stage.loss(data)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(stage.learner.parameters(), 1.0)
+        optimizer.step()
+        since.append(loss.item())
+        if (step + 1) % 50 == 0:
+            minutes, mean = (time.monotonic() - started) / 60, sum(since) / len(since)
+            print(f"{stage.name} {step + 1}/{stage.steps}  loss {mean:.3f}  {minutes:.1f} min", flush=True)
+            since.clear()
+        if (step + 1) % KEEP_EVERY == 0 or step + 1 == stage.steps:
+            _keep(stage.learner, optimizer, options, step + 1, checkpoint)
+            look()
+
+
+def _ahead(batch: Callable[[int], Batch], first: int, steps: int) -> Iterator[Batch]:
+    """The batches of steps `first` to `steps`, each drawn in a thread while the one before is learned from."""
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(batch, first) if first < steps else None
+        for step in range(first, steps):
+            assert coming is not None
+            ready = coming.result()
+            coming = pool.submit(batch, step + 1) if step + 1 < steps else None
+            yield ready
+
+
+def _rate(step: int, steps: int) -> float:
+    """Linear warm-up over 60 steps, then half a cosine down to nothing."""
+    return min(1.0, (step + 1) / 60) * 0.5 * (1 + math.cos(math.pi * step / steps))
+
+
+def _restore(learner: torch.nn.Module, optimizer: torch.optim.Optimizer, options: Options, checkpoint: Path) -> int:
+    if not checkpoint.exists():
+        return 0
+    state = torch.load(checkpoint, weights_only=True)
+    if state["options"] != asdict(options):
+        raise SystemExit(f"{checkpoint} is of a training with {state['options']}: remove it, or give the same options.")
+    learner.load_state_dict(state["learner"])
+    optimizer.load_state_dict(state["optimizer"])
+    return state["step"]
+
+
+def _keep(
+    learner: torch.nn.Module, optimizer: torch.optim.Optimizer, options: Options, step: int, checkpoint: Path
+) -> None:
+    checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    state = {
+        "options": asdict(options),
+        "step": step,
+        "learner": learner.state_dict(),
+        "optimizer": optimizer.state_dict(),
+    }
+    torch.save(state, checkpoint.with_suffix(".tmp"))
+    checkpoint.with_suffix(".tmp").replace(checkpoint)
