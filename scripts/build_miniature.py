@@ -12,8 +12,9 @@ import argparse
 from pathlib import Path
 
 import torch
-from transformers import Blip2ForConditionalGeneration, Blip2Processor
+from transformers import Blip2ForConditionalGeneration
 
+from captioncrafter.model.stock import Blip2, Processor
 from miniature_model import fresh_model, fresh_processor
 from miniature_training import Options, learn_to_caption, learn_to_represent
 
@@ -50,10 +51,11 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _save(model: Blip2ForConditionalGeneration, processor: Blip2Processor, out: Path) -> None:
+def _save(model: Blip2, processor: Processor, out: Path) -> None:
     """Stock layout in bfloat16; float32 would be twice the size, and float16 is more than T5 survives."""
     half = {name: value.to(torch.bfloat16) for name, value in model.state_dict().items()}
-    saved = Blip2ForConditionalGeneration(model.config).to(torch.bfloat16)
+    saved: Blip2 = Blip2ForConditionalGeneration(model.config)
+    saved.to(torch.bfloat16)
     head = half["language_model.lm_head.weight"]
     # transformers ties a fresh T5's head to its embedding, whatever the configuration says; this one has its own.
     saved.language_model.lm_head.weight = torch.nn.Parameter(head.clone())

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, normalizers
@@ -99,7 +100,7 @@ def _config(processor: Blip2Processor) -> Blip2Config:
     )  # fmt: skip
 
 
-def _look_at_neighbours(vision: torch.nn.Module) -> None:
+def _look_at_neighbours(vision: Any) -> None:
     """Lets each attention head begin by looking at one neighbour of every patch, as a convolution does.
 
     From random weights a vision transformer first has to find out which patches touch, and sees no shapes until it

@@ -12,7 +12,6 @@ from typing import Any, Generic, TypeVar
 import torch
 from PIL import Image
 from torch.nn import functional
-from transformers import Blip2ForConditionalGeneration, Blip2Processor
 
 from captioncrafter.data.scenes import wording
 from captioncrafter.data.scenes.picture import RADIUS, Placed, draw, paint, place_at
@@ -30,6 +29,7 @@ from captioncrafter.data.scenes.world import (
 from captioncrafter.features.extract import pixel_values
 from captioncrafter.generation.decode import decode
 from captioncrafter.model.captioning import IGNORE, PackedCaptions, caption_logits, encode_prompt, summed_loss
+from captioncrafter.model.stock import Blip2, Processor
 from captioncrafter.recipe import Decoding, Model
 from captioncrafter.training.packing import encode_captions, pack
 from miniature_model import IMAGE_SIZE, QUERY_SIDE, SIDE, WIDTH
@@ -59,9 +59,7 @@ class Options:
     seed: int
 
 
-def learn_to_represent(
-    model: Blip2ForConditionalGeneration, processor: Blip2Processor, options: Options, checkpoint: Path
-) -> None:
+def learn_to_represent(model: Blip2, processor: Processor, options: Options, checkpoint: Path) -> None:
     """Trains the vision tower and the Q-Former on collages, until each place knows what lies there.
 
     Two linear readers ask it of every patch, and of every query for its sixteenth of the picture; they are thrown
@@ -157,9 +155,7 @@ def _under_cells(collage: _Collage, side: int) -> list[tuple[int, int, int]]:
     return labels
 
 
-def learn_to_caption(
-    model: Blip2ForConditionalGeneration, processor: Blip2Processor, options: Options, checkpoint: Path
-) -> None:
+def learn_to_caption(model: Blip2, processor: Processor, options: Options, checkpoint: Path) -> None:
     """Trains all parts on training scenes and their terse captions, five of a picture in one decoder row."""
     prompt = encode_prompt(processor, PROMPT)
 
@@ -194,7 +190,7 @@ def _pictures(scenes: list[Scene]) -> list[Image.Image]:
 
 
 @torch.no_grad()
-def _right(model: Blip2ForConditionalGeneration, processor: Blip2Processor, split: Split) -> float:
+def _right(model: Blip2, processor: Processor, split: Split) -> float:
     """Share of 100 scenes of another seed whose greedy caption is, word for word, one of their references."""
     scenes = [draw_scene(0, split, number) for number in range(100)]
     seen = model.get_image_features(pixel_values(processor, _pictures(scenes))).qformer_outputs.last_hidden_state

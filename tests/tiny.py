@@ -7,10 +7,11 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-WORDS = (
+TEXT = (
     "a an the of in on at with and is are red green blue yellow black white small large big dog cat man woman girl "
     "boy ball park street grass water running sitting standing playing photo question answer what colour two three"
-).split()  # fmt: skip
+)
+WORDS = TEXT.split()
 
 
 def write_tiny_checkpoint(folder: Path, *, seed: int = 0, tied: bool = False) -> Path:

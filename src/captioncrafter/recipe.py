@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from captioncrafter.errors import RecipeError, closest
+from captioncrafter.errors import InputError, RecipeError, closest
 
 Precision = Literal["auto", "bf16", "fp32"]
 
@@ -134,7 +134,8 @@ class Training(Section):
     def _whole_batches(self) -> "Training":
         if self.images_per_step % self.images_per_batch:
             raise ValueError(
-                f"images_per_step ({self.images_per_step}) must be a multiple of images_per_batch ({self.images_per_batch})"
+                f"images_per_step ({self.images_per_step}) must be a multiple of "
+                f"images_per_batch ({self.images_per_batch})"
             )
         return self
 
@@ -241,6 +242,14 @@ def build(values: dict[str, Any], *, source: str) -> Recipe:
         return Recipe.model_validate(values)
     except ValidationError as error:
         raise RecipeError(explain(error, source=source)) from None
+
+
+def check_decoding(settings: dict[str, Any]) -> Decoding:
+    """The decoding that these settings make of the defaults; raises `InputError` naming every wrong one."""
+    try:
+        return Decoding.model_validate(settings)
+    except ValidationError as error:
+        raise InputError(explain(error, source="decoding")) from None
 
 
 def explain(error: ValidationError, *, source: str) -> str:

@@ -24,6 +24,8 @@ PREDICTIONS = "predictions.jsonl"
 SCORES = "scores.json"
 IMAGE_SCORES = "image_scores.jsonl"
 REPORT = "report.html"
+BASE = "base"
+"""Folder in a run for predictions and scores of the base model without the adapter."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,8 @@ class Run:
         folder = Path(path)
         if not (folder / RECIPE).is_file():
             raise DataError(
-                f"{folder}: not a run folder ({RECIPE} is missing). `captioncrafter train RECIPE --out {folder}` makes one."
+                f"{folder}: not a run folder ({RECIPE} is missing). "
+                f"`captioncrafter train RECIPE --out {folder}` makes one."
             )
         return cls(folder)
 
@@ -46,6 +49,10 @@ class Run:
     def adapter(self) -> Path:
         """The folder of the tuned adapter, in stock PEFT layout."""
         return self.path / ADAPTER
+
+    def drop_base(self) -> None:
+        """Removes what was measured of the base: it would stand beside scores of other images."""
+        shutil.rmtree(self.path / BASE, ignore_errors=True)
 
     def recipe(self) -> dict[str, Any]:
         """The resolved recipe as it was saved."""
@@ -165,13 +172,20 @@ def read_json(path: Path) -> Any:
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """The JSON objects of `path`, one a line; raises `DataError` naming the first line that is not one."""
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise DataError(f"{path}: no such file.") from None
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 text ({error}).") from None
-    rows = []
-    for number, line in enumerate(lines, start=1):
+    return [row for _, row in numbered_jsonl(path, text)]
+
+
+def numbered_jsonl(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The JSON objects in `text` with their line numbers from 1; `path` names it in a `DataError`.
+
+    Only line feeds end a line: a caption may hold U+2028, at which `str.splitlines` would break.
+    """
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         try:
@@ -180,8 +194,7 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
             raise DataError(f"{path}, line {number}: not valid JSON ({error}).") from None
         if not isinstance(row, dict):
             raise DataError(f"{path}, line {number}: expected a JSON object, found {type(row).__name__}.")
-        rows.append(row)
-    return rows
+        yield number, row
 
 
 def _sync(path: Path) -> None:

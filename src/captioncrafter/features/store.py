@@ -75,7 +75,7 @@ class FeatureStore:
     def _verify(self, part: _Part) -> None:
         if part.file in self._verified:
             return
-        if xxhash.xxh3_128_hexdigest(memoryview(part.rows).cast("B")) == part.payload_hash:
+        if xxhash.xxh3_128_hexdigest(part.rows.view(np.uint8).data) == part.payload_hash:
             self._verified.add(part.file)
             return
         events.warn(f"{part.file}: damaged features; they are computed again.")
@@ -95,7 +95,7 @@ class FeatureStore:
             bad = images[int((~finite).nonzero()[0])]
             raise DataError(f"the vision half gave non-finite features for image {bad}. Is the checkpoint damaged?")
         rows = features.to("cpu", _storage_dtype(features, stored_as)).contiguous()
-        payload = xxhash.xxh3_128_hexdigest(rows.view(torch.uint8).numpy())
+        payload = xxhash.xxh3_128_hexdigest(rows.view(torch.uint8).numpy().data)
         file = self.folder / f"{uuid.uuid4().hex}.safetensors"
         with runs.replacing(file) as temporary:
             save_file({_TENSOR: rows}, temporary, metadata={"images": json.dumps(list(images)), "payload": payload})

@@ -2,23 +2,20 @@
 
 import glob
 import json
-import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
 from PIL import Image
 
 from captioncrafter import events, runs
-from captioncrafter.data.images import decode_image
+from captioncrafter.data.ahead import computed_ahead
+from captioncrafter.data.images import SUFFIXES, decode_image
+from captioncrafter.data.splits import CaptionedImage
 from captioncrafter.errors import DataError, InputError
 from captioncrafter.generation.captioner import Captioner
-
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
-_BATCHES_AHEAD = 2
 
 
 @dataclass(frozen=True)
@@ -62,7 +59,8 @@ def _paths(word: str) -> list[Path]:
         if not inside:
             raise InputError(f"{word}: no images in this folder ({', '.join(sorted(SUFFIXES))} are looked for).")
         return inside
-    matches = [Path(match) for match in sorted(glob.glob(os.path.expanduser(word), recursive=True))]
+    # pathlib's own glob wants the fixed part and the pattern apart, and cannot start at a root.
+    matches = [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]  # noqa: PTH207
     files = [match for match in matches if match.is_file()]
     if not files:
         raise InputError(f"{word}: no such file or folder, and no file matches it as a pattern.")
@@ -85,7 +83,7 @@ def caption_files(
     waiting = [image for image in images if image.image_id not in already]
     result.already = len(images) - len(waiting)
     with events.progress("captions", len(images), done=result.already) as bar:
-        for batch in _decoded(waiting, captioner.decoding.images_per_batch):
+        for batch in computed_ahead(_decode_batch, _batches(waiting, captioner.decoding.images_per_batch)):
             good = [(image, picture) for image, picture in batch if isinstance(picture, Image.Image)]
             for image, reason in batch:
                 if not isinstance(reason, Image.Image):
@@ -100,21 +98,31 @@ def caption_files(
     return result
 
 
-Decoded = list[tuple[ImageFile, Image.Image | str]]
+def caption_dataset(
+    captioner: Captioner, images: Iterable[CaptionedImage], *, what: str = "captions"
+) -> dict[str, str]:
+    """A caption for each image of a dataset by image id, in order; `what` names the progress."""
+    everything = list(images)
+    predictions: dict[str, str] = {}
+    with events.progress(what, len(everything)) as bar:
+        batches = _batches(everything, captioner.decoding.images_per_batch)
+        for batch, pictures in computed_ahead(lambda batch: (batch, [one.decode() for one in batch]), batches):
+            captions = captioner.caption_batch(pictures, captioner.decoding)
+            predictions.update(zip((image.image_id for image in batch), captions, strict=True))
+            bar.advance(len(batch))
+    return predictions
 
 
-def _decoded(images: Sequence[ImageFile], images_per_batch: int) -> Iterator[Decoded]:
-    """Batches of decoded images, or the reason why one could not be, two batches ahead of the model."""
+_Item = TypeVar("_Item")
 
-    def decode_batch(start: int) -> Decoded:
-        return [(image, _decode(image.path)) for image in images[start : start + images_per_batch]]
 
-    with ThreadPoolExecutor(_BATCHES_AHEAD) as pool:
-        starts = iter(range(0, len(images), images_per_batch))
-        running = [pool.submit(decode_batch, start) for start in islice(starts, _BATCHES_AHEAD)]
-        while running:
-            yield running.pop(0).result()
-            running.extend(pool.submit(decode_batch, start) for start in islice(starts, 1))
+def _batches(items: Sequence[_Item], size: int) -> list[Sequence[_Item]]:
+    return [items[start : start + size] for start in range(0, len(items), size)]
+
+
+def _decode_batch(batch: Sequence[ImageFile]) -> list[tuple[ImageFile, Image.Image | str]]:
+    """Each file with its decoded image, or with the reason why it could not be."""
+    return [(image, _decode(image.path)) for image in batch]
 
 
 def _decode(path: Path) -> Image.Image | str:

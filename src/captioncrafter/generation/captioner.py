@@ -1,16 +1,18 @@
 """A model that captions images: a base, an adapter if any, the prompt and decoding the adapter was tuned with."""
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from os import PathLike
 from pathlib import Path
-from typing import Any, Union
+from typing import Any
 
 from PIL import Image
 
 from captioncrafter import events, recipe, runs
-from captioncrafter.data.images import decode_image
-from captioncrafter.errors import CheckpointError, InputError
+from captioncrafter.data.images import ImageLike, decode_image
+from captioncrafter.errors import CheckpointError
 from captioncrafter.features.extract import pixel_values
 from captioncrafter.generation.decode import decode
 from captioncrafter.model import checkpoint, hardware, lora
@@ -19,8 +21,6 @@ from captioncrafter.model.stock import Blip2, Processor, Tuned
 
 CAPTIONING = "captioning.json"
 DEFAULT_BASE = "miniature"
-
-ImageLike = Union[str, Path, bytes, Image.Image]
 
 
 def write_captioning(
@@ -83,7 +83,7 @@ class Captioner:
         `decoding` overrides single settings: `num_beams=3`, `sample=True`, `temperature=0.7`, … Raises `DataError`
         naming the first image that cannot be read, `InputError` for an unknown or impossible setting.
         """
-        if isinstance(images, str | Path | bytes | Image.Image):
+        if isinstance(images, str | PathLike | bytes | Image.Image):
             images = [images]
         settings = self.with_decoding(**decoding).decoding
         captions: list[str] = []
@@ -94,17 +94,15 @@ class Captioner:
 
     def with_decoding(self, **decoding: Any) -> "Captioner":
         """The same captioner with some decoding settings replaced."""
-        from dataclasses import replace
-
-        from pydantic import ValidationError
-
         if not decoding:
             return self
-        try:
-            settings = recipe.Decoding(**(self.decoding.model_dump() | decoding))
-        except ValidationError as error:
-            raise InputError(recipe.explain(error, source="decoding")) from None
-        return replace(self, decoding=settings)
+        return replace(self, decoding=recipe.check_decoding(self.decoding.model_dump() | decoding))
+
+    @contextmanager
+    def without_adapter(self) -> Iterator["Captioner"]:
+        """Within, the captioner is the base alone: same prompt, same decoding. A merged adapter cannot be taken out."""
+        with self.tuned.disable_adapter() if self.tuned is not None else nullcontext():
+            yield self
 
     def caption_batch(self, images: Sequence[Image.Image], settings: recipe.Decoding) -> list[str]:
         """One caption for each decoded RGB image, all in one batch."""

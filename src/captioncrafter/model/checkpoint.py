@@ -32,6 +32,12 @@ class Checkpoint:
     name: str
     revision: str | None
     folder: Path
+    on_hub: bool = False
+
+    @property
+    def loadable_name(self) -> str:
+        """What stock `from_pretrained` takes to load it: its hub name, else its folder."""
+        return self.name if self.on_hub else str(self.folder.resolve())
 
     def describe(self) -> dict[str, Any]:
         """What tells this checkpoint from every other, for manifests."""
@@ -55,7 +61,8 @@ def find(name: str, revision: str | None = None) -> Checkpoint:
     if name in bundled():
         return Checkpoint(name, None, _assets() / name)
     folder = Path(name).expanduser()
-    if not folder.is_dir():
+    on_hub = not folder.is_dir()
+    if on_hub:
         if name.count("/") != 1 or name.startswith((".", "/", "~")):
             raise CheckpointError(
                 f'"{name}" is neither a folder, nor a hub name like Salesforce/blip2-flan-t5-xl, nor a bundled '
@@ -63,11 +70,10 @@ def find(name: str, revision: str | None = None) -> Checkpoint:
             )
         folder = _fetch(name, revision)
     _check_is_blip2(name, folder)
-    return Checkpoint(name, revision, folder)
+    return Checkpoint(name, revision, folder, on_hub)
 
 
 def _fetch(name: str, revision: str | None) -> Path:
-    import httpx
     from huggingface_hub import errors as hub
     from huggingface_hub import snapshot_download
 
@@ -89,12 +95,12 @@ def _fetch(name: str, revision: str | None) -> Path:
         hub.LocalEntryNotFoundError,
         hub.OfflineModeIsEnabled,
         hub.HfHubHTTPError,
-        httpx.HTTPError,
+        hub.HTTPError,  # pyright: ignore[reportPrivateImportUsage] # httpx's or httpx2's, as this hub client uses
         OSError,
     ) as error:
         raise CheckpointError(
-            f"{name}: not in the hub cache, and fetching it failed ({type(error).__name__}). Connect to the network and "
-            "try again: what was fetched is kept. Or give the folder of a copy as model.base."
+            f"{name}: not in the hub cache, and fetching it failed ({type(error).__name__}). Connect to the network "
+            "and try again: what was fetched is kept. Or give the folder of a copy as model.base."
         ) from error
 
 
@@ -161,11 +167,12 @@ def load_model(checkpoint: Checkpoint, *, dtype: torch.dtype, device: torch.devi
         )
     try:
         with _quiet_transformers():
-            model, report = Blip2ForConditionalGeneration.from_pretrained(
+            loaded: Any = Blip2ForConditionalGeneration.from_pretrained(
                 checkpoint.folder, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True
             )
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{checkpoint.name}: its weights cannot be read ({error}). Fetch them again.") from error
+    model, report = loaded
     missing = sorted({*report["missing_keys"], *(str(key) for key in report["mismatched_keys"])})
     if missing:
         raise CheckpointError(
@@ -198,7 +205,7 @@ def _read(tensor: weights.StoredTensor) -> torch.Tensor:
         return file.get_tensor(tensor.name)
 
 
-def _load_config(checkpoint: Checkpoint) -> "Blip2Config":
+def _load_config(checkpoint: Checkpoint) -> Any:
     from transformers import Blip2Config
 
     with _quiet_transformers():

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from captioncrafter import recipe
 from captioncrafter.errors import CheckpointError, RecipeError
+from captioncrafter.model.checkpoint import Checkpoint
 from captioncrafter.model.stock import Blip2, Tuned
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -84,8 +85,13 @@ def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
-def save_adapter(tuned: Tuned, folder: Path) -> None:
-    """Writes `adapter_config.json` and `adapter_model.safetensors` in stock PEFT layout into `folder`."""
+def save_adapter(tuned: Tuned, base: Checkpoint, folder: Path) -> None:
+    """Writes `adapter_config.json` and `adapter_model.safetensors` in stock PEFT layout into `folder`.
+
+    The configuration names `base` as anyone would load it, not the folder of this machine's hub cache.
+    """
+    config = tuned.peft_config["default"]
+    config.base_model_name_or_path, config.revision = base.loadable_name, base.revision
     # PEFT would ask the hub whether the vocabulary grew; it never does here.
     tuned.save_pretrained(str(folder), safe_serialization=True, save_embedding_layers=False)
 

@@ -72,9 +72,7 @@ def line_chart(lines: Sequence[Line], *, x_title: str, y_title: str, description
     return _svg(marks, description)
 
 
-def histogram(
-    bars: Sequence[Bars], edges: Sequence[float], *, x_title: str, y_title: str, description: str
-) -> Markup:
+def histogram(bars: Sequence[Bars], edges: Sequence[float], *, x_title: str, y_title: str, description: str) -> Markup:
     """Histograms over the same bins: the first filled, the others as outlines, named in a line above.
 
     Bin k reaches from `edges[k]` to `edges[k + 1]`.
@@ -113,7 +111,7 @@ def gap_strip(real: float, shuffled: float, top: float, role: Role) -> Markup:
 
 
 def ticks(low: float, high: float, about: int = 5) -> list[float]:
-    """Round numbers, about as many as asked, of which the first is at or below `low` and the last at or above `high`."""
+    """About as many round numbers as asked; the first is at or below `low`, the last at or above `high`."""
     if high <= low:
         high = low + (abs(low) or 1.0)
     rough = (high - low) / about

@@ -1,18 +1,14 @@
 """What a report is about, as plain values, and how it writes numbers. Reads no file and knows no model."""
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-METRICS = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr")
-"""The order in which metrics stand; others follow."""
+from captioncrafter.metrics.scorecard import METRICS
 
 HEADLINE = ("CIDEr", "METEOR", "BLEU-4", "ROUGE-L", "BLEU-1")
 """Which metric a page speaks of when it speaks of one: the first of these that was measured."""
-
-_WORD = re.compile(r"\w+(?:['’]\w+)*")
 
 
 @dataclass(frozen=True)
@@ -105,8 +101,3 @@ def number(value: float) -> str:
     if float(value).is_integer() and abs(value) < 1e12:
         return f"{int(value):,}"
     return f"{value:.4g}"
-
-
-def words(text: str) -> list[str]:
-    """The words of a caption, in lower case, without punctuation."""
-    return _WORD.findall(text.lower())

@@ -80,14 +80,18 @@ def _cider_figure(log: Sequence[Mapping[str, Any]]) -> Figure | None:
     points = [(float(row["step"]), 100 * row["CIDEr"]) for row in rows]
     best = max((k for k, row in enumerate(rows) if row.get("best")), default=None)
     lines = [Line("CIDEr", points, "subject", dotted=True, ringed=() if best is None else (best,))]
-    shuffled = [(float(row["step"]), 100 * row["shuffled_CIDEr"]) for row in _rows(rows, "validation", "shuffled_CIDEr")]
+    shuffled = [
+        (float(row["step"]), 100 * row["shuffled_CIDEr"]) for row in _rows(rows, "validation", "shuffled_CIDEr")
+    ]
     if shuffled:
         lines.append(Line("shuffled", shuffled, "shuffled", dotted=True))
     spoken = ", ".join(f"{value:.1f} at step {step:.0f}" for step, value in points)
     chart = line_chart(
         lines, x_title="step", y_title="CIDEr × 100", description=f"Validation CIDEr by training step: {spoken}."
     )
-    kept = f"The adapter of step {rows[best]['step']:,} was kept: CIDEr {points[best][1]:.1f}." if best is not None else ""
+    kept = (
+        f"The adapter of step {rows[best]['step']:,} was kept: CIDEr {points[best][1]:.1f}." if best is not None else ""
+    )
     below = " Below it, the same captions on other images." if shuffled else ""
     return Figure("Validation CIDEr", chart, f"{kept}{below}".strip())
 

@@ -3,11 +3,13 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from markupsafe import Markup
 
+from captioncrafter.metrics.diversity import distinct_captions, distinct_ngrams, vocabulary, words
 from captioncrafter.report.charts import gap_strip
-from captioncrafter.report.content import ReportData, System, hundredfold, number, share, words
+from captioncrafter.report.content import ReportData, System, hundredfold, share
 from captioncrafter.report.figures import role_of
 
 # The captions of a system that looks at nothing score the same on any image. Between one and this ratio, the images
@@ -65,7 +67,7 @@ def caption_measures(data: ReportData) -> list[Measure]:
     people = [text for texts in data.references.values() for text in texts]
     columns = [_describe(texts) for texts in ([*groups, people] if people else groups)]
     rows = [Measure(name, [column[name] for column in columns]) for name in columns[0]]
-    return rows + _further_measures(data.systems, columns=len(columns))
+    return rows + _novelty(data.systems, columns=len(columns))
 
 
 def _grounding(system: System) -> Finding | None:
@@ -121,29 +123,24 @@ def _describe(captions: Sequence[str]) -> Mapping[str, str]:
     spoken = [words(caption) for caption in captions]
     count = max(len(captions), 1)
     return {
-        "different captions": share(len(set(captions)) / count),
+        "different captions": share(distinct_captions(captions)),
         "the commonest caption": share(max(Counter(captions).values(), default=0) / count),
         "words a caption": f"{sum(map(len, spoken)) / count:.1f}",
-        "different words": f"{len({word for some in spoken for word in some}):,}",
+        "different words": f"{vocabulary(captions):,}",
+        "different words of all words (distinct-1)": share(distinct_ngrams(captions, 1)),
+        "different word pairs of all pairs (distinct-2)": share(distinct_ngrams(captions, 2)),
         "a word said twice in a row": share(sum(map(_stutters, spoken)) / count),
     }
 
 
 def _stutters(spoken: Sequence[str]) -> bool:
-    return any(word == following for word, following in zip(spoken, spoken[1:], strict=False))
+    return any(word == following for word, following in pairwise(spoken))
 
 
-def _further_measures(systems: Sequence[System], *, columns: int) -> list[Measure]:
-    """What `scores.json` says of diversity, under its own names."""
-    names = {name: None for system in systems for name in system.scores.get("diversity", {})}
-    rows = []
-    for name in names:
-        values = [_measured(system.scores.get("diversity", {}).get(name)) for system in systems]
-        rows.append(Measure(name.replace("_", " "), values + [""] * (columns - len(values))))
-    return rows
-
-
-def _measured(value: object) -> str:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return "" if value is None else str(value)
-    return share(value) if isinstance(value, float) and 0 <= value <= 1 else number(value)
+def _novelty(systems: Sequence[System], *, columns: int) -> list[Measure]:
+    """The share of captions that training never showed, where it was measured."""
+    shares = [system.scores.get("diversity", {}).get("novel_captions") for system in systems]
+    if all(one is None for one in shares):
+        return []
+    spoken = ["" if one is None else share(one) for one in shares]
+    return [Measure("captions that are no training caption", spoken + [""] * (columns - len(spoken)))]

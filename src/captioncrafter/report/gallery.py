@@ -8,8 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from captioncrafter.metrics.diversity import words
 from captioncrafter.report.charts import Role
-from captioncrafter.report.content import ReportData, hundredfold, scored_per_image, words
+from captioncrafter.report.content import ReportData, hundredfold, scored_per_image
 from captioncrafter.report.figures import role_of
 
 SHOWN_AT_FIRST = 24
@@ -55,7 +56,9 @@ class Card:
 def cards(data: ReportData, metric: str | None) -> list[Card]:
     """A card for each image the subject captioned, in its order; scores are those of `metric`."""
     common = _common_words(data.references)
-    return [_card(data, metric, position, image_id, common) for position, image_id in enumerate(data.subject.predictions)]
+    return [
+        _card(data, metric, position, image_id, common) for position, image_id in enumerate(data.subject.predictions)
+    ]
 
 
 def extremes(data: ReportData, every_card: Sequence[Card], metric: str | None) -> tuple[list[Card], list[Card]]:

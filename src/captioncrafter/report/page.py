@@ -87,7 +87,9 @@ def _facts(data: ReportData) -> list[str]:
     facts = [f"{number(scores.get('images', images))} images" if images or "images" in scores else ""]
     facts.append(f"{scores['split']} split" if "split" in scores else "")
     if counts:
-        facts.append(f"{counts[0]} references each" if len(counts) == 1 else f"{counts[0]}–{counts[-1]} references each")
+        facts.append(
+            f"{counts[0]} references each" if len(counts) == 1 else f"{counts[0]}–{counts[-1]} references each"
+        )
     if "num_beams" in decoding:
         facts.append("greedy decoding" if decoding["num_beams"] == 1 else f"beam {decoding['num_beams']}")
     facts.append(f"prompt “{scores['prompt']}”" if scores.get("prompt") else "")

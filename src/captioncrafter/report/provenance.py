@@ -59,9 +59,7 @@ def spoken(value: Any) -> str:
     return str(value)
 
 
-def _sections(
-    values: Mapping[str, Any], loose_title: str, defaults: Mapping[str, Any] | None = None
-) -> list[Section]:
+def _sections(values: Mapping[str, Any], loose_title: str, defaults: Mapping[str, Any] | None = None) -> list[Section]:
     """A section for each nested mapping, after one of the values that stand alone."""
     alone = {key: value for key, value in values.items() if not isinstance(value, Mapping)}
     nested = {key: value for key, value in values.items() if isinstance(value, Mapping)}

@@ -2,7 +2,7 @@
 
 import platform
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -25,21 +25,25 @@ from captioncrafter.metrics.scorecard import cider_of, shuffled
 from captioncrafter.model import checkpoint, hardware, lora, weights
 from captioncrafter.model.captioning import Prompt, encode_prompt
 from captioncrafter.model.stock import Blip2, Processor, Tuned
-from captioncrafter.report.card import model_card
+from captioncrafter.report.card import write_card
 from captioncrafter.training import loop, preflight
 from captioncrafter.training.batches import TrainingImages
 from captioncrafter.training.packing import encode_captions
 
 _LIBRARIES = ("torch", "transformers", "peft", "accelerate", "datasets", "tokenizers", "safetensors")
 _PROBED_IMAGES = 4
+_RESULT = "result"
 
 
 def train(options: recipe.Recipe, out: Path, *, resume: bool = False) -> loop.FitResult:
     """Tunes an adapter as `options` say and keeps everything about it in the run folder `out`.
 
-    Raises `InputError` when `out` already holds a run and `resume` is not set, or holds one of another recipe.
+    A run that is finished is left as it is. Raises `InputError` when `out` holds an unfinished one and `resume` is not
+    set, or one of another recipe.
     """
     run = _start(options, out, resume=resume)
+    if finished := _finished(run):
+        return finished
     splits = load_splits(options.data)
     base = _load_base(options)
     tuned, target_layers = _attach(base, options)
@@ -49,7 +53,11 @@ def train(options: recipe.Recipe, out: Path, *, resume: bool = False) -> loop.Fi
     images, cut = _encode(base.processor, splits["train"], options)
     run.add_to_manifest(**_facts(options, base, splits, store), preflight=measured, captions_cut=cut)
     validate = _validation(base, splits["validation"], store, options)
-    return loop.fit(tuned, images, store, base.prompt, options, run, validate, save_best=_saving(base, tuned, options))
+    result = loop.fit(
+        tuned, images, store, base.prompt, options, run, validate, save_best=_saving(base, tuned, options)
+    )
+    run.add_to_manifest(**{_RESULT: asdict(result)})
+    return result
 
 
 def _start(options: recipe.Recipe, out: Path, *, resume: bool) -> runs.Run:
@@ -60,16 +68,25 @@ def _start(options: recipe.Recipe, out: Path, *, resume: bool) -> runs.Run:
         runs.write_json(out / runs.RECIPE, wanted)
         return runs.Run(out)
     run = runs.Run(out)
-    if not resume:
-        raise InputError(f"{out}: a run is already there. Go on with --resume, or choose another --out.")
     different = _differences(run.recipe(), wanted)
     if different:
         raise InputError(
-            f"{out}: was started with another recipe:\n  "
+            f"{out}: holds a run of another recipe:\n  "
             + "\n  ".join(different)
-            + "\nGive the same one, or another --out."
+            + "\nGive the same one to go on with it, or another --out."
         )
+    if not resume and _RESULT not in run.manifest():
+        raise InputError(f"{out}: an unfinished run is already there. Go on with --resume, or choose another --out.")
     return run
+
+
+def _finished(run: runs.Run) -> loop.FitResult | None:
+    """How the run ended, where it has; that is said, and nothing is done again."""
+    result = run.manifest().get(_RESULT)
+    if result is None:
+        return None
+    events.say(f"{run.path}: this run is finished; nothing was done again. Another --out starts a fresh one.")
+    return loop.FitResult(**result)
 
 
 def _differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:
@@ -223,7 +240,7 @@ def _saving(base: _Base, tuned: Tuned, options: recipe.Recipe) -> Callable[[Path
 
     def save(folder: Path) -> None:
         with runs.replacing_folder(folder) as temporary:
-            lora.save_adapter(tuned, temporary)
+            lora.save_adapter(tuned, base.checkpoint, temporary)
             write_captioning(
                 temporary,
                 base.checkpoint,
@@ -231,7 +248,7 @@ def _saving(base: _Base, tuned: Tuned, options: recipe.Recipe) -> Callable[[Path
                 decoding=options.decoding,
                 precision=options.model.precision,
             )
-            runs.write_text(temporary / "README.md", model_card(base=base.checkpoint.name, recipe=options.model_dump()))
+            write_card(temporary, base.checkpoint, options, str(base.dtype).removeprefix("torch."))
 
     return save
 

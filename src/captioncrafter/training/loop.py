@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -261,8 +262,9 @@ class _Loop:
     def _refuse_nonfinite(self, step: int, chosen: list[int], loss: float, norm: float) -> None:
         named = ", ".join(self.images.names[image] for image in chosen[:8]) + (" …" if len(chosen) > 8 else "")
         raise CaptionCrafterError(
-            f"step {step + 1}: the loss is {loss} and the gradient norm {norm}. Images of this step: {named}. The last "
-            f"good state is kept in {self.run.path / runs.CHECKPOINTS}; a lower training.learning_rate is the usual cure."
+            f"step {step + 1}: the loss is {loss} and the gradient norm {norm}. Images of this step: {named}. "
+            f"The last good state is kept in {self.run.path / runs.CHECKPOINTS}; a lower training.learning_rate is the "
+            "usual cure."
         )
 
     def _adamw(self) -> torch.optim.Optimizer:
@@ -297,7 +299,7 @@ class _Window:
 
 
 def _accelerator(device: torch.device, tracking: recipe.Tracking, run: runs.Run) -> Accelerator:
-    trackers = [] if tracking.tracker == "none" else [tracking.tracker]
+    trackers: list[Any] = [] if tracking.tracker == "none" else [tracking.tracker]
     accelerator = Accelerator(
         cpu=device.type == "cpu",
         mixed_precision="no",

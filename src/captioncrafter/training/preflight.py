@@ -95,8 +95,8 @@ def _captions_stay_out_of_the_encoder(subject: Subject, probe: Probe) -> dict[st
         for ids in captions:
             if len(ids) > 1 and _contains(words, ids[:-1]):
                 raise PreflightError(
-                    f'preflight: a caption stands in the encoder\'s input (prompt "{subject.prompt.text}"): the model would '
-                    "learn to copy it. The prompt must not hold captions."
+                    f"preflight: a caption stands in the encoder's input (prompt {subject.prompt.text!r}): the model "
+                    "would learn to copy it. The prompt must not hold captions."
                 )
     return {}
 
@@ -132,8 +132,8 @@ def _loss_is_the_stock_models(subject: Subject, probe: Probe) -> dict[str, float
     tolerance = _LOSS_TOLERANCE[subject.model.language_model.dtype]
     if not abs(ours - stock) <= tolerance * abs(stock):
         raise PreflightError(
-            f"preflight: the training step's loss is {ours:.5f} nats a token and the stock model's {stock:.5f} on the same "
-            "images. The stored features are not this model's, or the model computes otherwise here: "
+            f"preflight: the training step's loss is {ours:.5f} nats a token and the stock model's {stock:.5f} on the "
+            "same images. The stored features are not this model's, or the model computes otherwise here: "
             "delete the features folder and try again."
         )
     return {"loss": ours, "stock_loss": stock}
@@ -173,8 +173,8 @@ def _adapter_starts_as_the_base(subject: Subject, probe: Probe) -> dict[str, flo
         base = _packed_loss(subject, probe.features, probe)
     if not torch.equal(with_adapter, base):
         raise PreflightError(
-            f"preflight: the fresh adapter changes the base model's loss ({float(base):.6f} to {float(with_adapter):.6f}): "
-            "it does not start at zero, and what it is compared with would not be the base."
+            f"preflight: the fresh adapter changes the base model's loss ({float(base):.6f} to "
+            f"{float(with_adapter):.6f}): it does not start at zero, so it is not the base that training starts from."
         )
     return {}
 

@@ -1,30 +1,16 @@
-"""The command line: one verb a stage, results on stdout, everything else on stderr, one message per failure.
+"""What a user can ask for: one frozen dataclass a verb, whose fields are its options and their help.
 
-Ends 0 (done), 1 (failed), 2 (wrong usage or input), 3 (done, but some items were set aside), 130/143 (stopped).
-Imports torch and transformers only once a verb is at work, so that `--help` answers at once.
+Defaults of what a recipe also says are the recipe's; None here means "as the adapter or the recipe has it".
 """
 
-import functools
-import operator
-import sys
-import traceback
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-import tyro
-from pydantic import ValidationError
-from tyro.conf import AvoidSubcommands, Positional, arg, subcommand
+from tyro.conf import AvoidSubcommands, Positional, arg
 
-from captioncrafter import __version__, events, recipe
-from captioncrafter.errors import CaptionCrafterError, InputError
+from captioncrafter.recipe import Precision, Recipe
 
-Text = Annotated[str | None, arg(metavar="TEXT")]
-Folder = Annotated[Path | None, arg(metavar="FOLDER")]
-File = Annotated[Path | None, arg(metavar="FILE")]
-Count = Annotated[int | None, arg(metavar="N")]
-Number = Annotated[float | None, arg(metavar="X")]
 Json = Annotated[bool, arg(name="json", help="Print one JSON object on stdout instead of tables.")]
 
 
@@ -68,7 +54,7 @@ class Train:
     resume: bool = False
     """Go on with the run in the run folder."""
     json: Json = False
-    options: Annotated[AvoidSubcommands[recipe.Recipe], arg(name="")] = recipe.Recipe()
+    options: Annotated[AvoidSubcommands[Recipe], arg(name="")] = field(default_factory=Recipe)
 
 
 @dataclass(frozen=True)
@@ -85,6 +71,8 @@ class Evaluate:
     """The split to caption or to take references from; test where there is one, else validation."""
     base: bool = False
     """With --run: caption and score the base model too, without the adapter."""
+    device: str | None = None
+    """With --run: auto, cpu, cuda, cuda:1 or mps; the run's by default."""
     allow_partial: bool = False
     """Score the images that predictions and references share, and say so."""
     out: Path | None = None
@@ -110,16 +98,22 @@ class Caption:
     """Write JSON lines here; images already in it are not captioned again."""
     sidecar: bool = False
     """Write each caption beside its image, as NAME.txt."""
-    precision: recipe.Precision | None = None
+    precision: Precision | None = None
     """Arithmetic of the weights."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
     merge: bool = False
     """Add the adapter into the base's weights: faster, with other rounding."""
     num_beams: int | None = None
-    """Beam width; 1 is greedy."""
+    """Beam width; 1 is greedy. The adapter's by default, as all that follow."""
     max_new_tokens: int | None = None
     """Longest caption, in tokens."""
+    length_penalty: float | None = None
+    """Above 0 favours longer captions in beam search."""
+    repetition_penalty: float | None = None
+    """Above 1 discourages repeated tokens."""
+    no_repeat_ngram_size: int | None = None
+    """No n-gram of this size occurs twice; 0 allows all."""
     sample: bool = False
     """Draw tokens instead of searching for the likeliest caption."""
     temperature: float | None = None
@@ -140,73 +134,3 @@ class Report:
     """Run folders; the page is about the first."""
     out: Path | None = None
     """Where the page goes; into the first run by default."""
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs one command and ends the process with its status."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    debug = "--debug" in given
-    try:
-        status = _run(_parse([word for word in given if word != "--debug"]))
-    except CaptionCrafterError as error:
-        if debug:
-            traceback.print_exc()
-        events.fail(str(error))
-        status = error.exit_code
-    except KeyboardInterrupt:
-        events.fail("interrupted")
-        status = 130
-    sys.exit(status)
-
-
-def _parse(given: list[str]) -> Any:
-    """The command that the words ask for; tyro ends the process itself for `--help` and for wrong usage."""
-    if given == ["--version"]:
-        sys.stdout.write(f"captioncrafter {__version__}\n")
-        sys.exit(0)
-    train = _train_defaults(given)
-    try:
-        command = tyro.cli(
-            _commands(train),
-            args=given or ["--help"],
-            prog="captioncrafter",
-            description="Teach BLIP-2 to caption your images. "
-            "--version tells the version; --debug, after any command, shows the traceback of an error.",
-        )
-    except ValidationError as error:
-        raise InputError(recipe.explain(error, source="command line")) from None
-    if isinstance(command, Train) and command.recipe != train.recipe:
-        raise InputError(f"RECIPE comes first: captioncrafter train {command.recipe} …")
-    return command
-
-
-def _train_defaults(given: list[str]) -> Train:
-    """What `train RECIPE` starts from, so that its `--help` shows that recipe and options override it."""
-    named = len(given) > 1 and given[0] == "train" and not given[1].startswith("-")
-    return Train(given[1], options=recipe.load(given[1])) if named else Train("")
-
-
-def _commands(train: Train) -> Any:
-    commands = (
-        Annotated[Quickstart, subcommand("quickstart")],
-        Annotated[Prepare, subcommand("prepare")],
-        Annotated[Train, subcommand("train", default=train)] if train.recipe else Annotated[Train, subcommand("train")],
-        Annotated[Evaluate, subcommand("evaluate")],
-        Annotated[Caption, subcommand("caption")],
-        Annotated[Report, subcommand("report")],
-    )
-    return functools.reduce(operator.or_, commands)
-
-
-def _run(command: Any) -> int:
-    match command:
-        case Prepare():
-            return _prepare(command)
-        case Train():
-            return _train(command)
-    return 0
-
-
-def _train(command):
-    print(command)
-    return 0

@@ -1,0 +1,125 @@
+"""The command line: one verb a stage, results on stdout, everything else on stderr, one message per failure.
+
+Ends 0 (done), 1 (failed), 2 (wrong usage or input), 3 (done, but some items were set aside), 130/143 (stopped).
+Imports torch and transformers only once a verb is at work, so that `--help` answers at once.
+"""
+
+import functools
+import operator
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from types import FrameType
+from typing import Annotated, Any
+
+import tyro
+from pydantic import ValidationError
+from tyro.conf import subcommand
+
+from captioncrafter import __version__, events, recipe
+from captioncrafter.cli import verbs
+from captioncrafter.cli.commands import Caption, Evaluate, Prepare, Quickstart, Report, Train
+from captioncrafter.errors import CaptionCrafterError, InputError
+
+_TERMINATED = 128 + signal.SIGTERM
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs one command and ends the process with its status."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in given
+    signal.signal(signal.SIGTERM, _end)
+    try:
+        status = _run(_parse([word for word in given if word != "--debug"]))
+        sys.stdout.flush()
+    except CaptionCrafterError as error:
+        if debug:
+            traceback.print_exc()
+        events.fail(str(error))
+        status = error.exit_code
+    except KeyboardInterrupt:
+        events.fail("interrupted")
+        status = 130
+    except BrokenPipeError:
+        # Whoever read our captions has enough of them, as `head` does. Python would complain once more at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 141
+    except OSError as error:
+        if debug:
+            traceback.print_exc()
+        events.fail(_system_error(error))
+        status = 1
+    sys.exit(status)
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    """SIGTERM ends a command as an exception would, so that temporary files go and children are ended."""
+    del number, frame
+    events.fail("terminated")
+    sys.exit(_TERMINATED)
+
+
+def _system_error(error: OSError) -> str:
+    """What the system refused: a full disk, a folder that may not be written, too many open files."""
+    named = f"{error.filename}: " if error.filename else ""
+    return (
+        f"{named}{error.strerror or error}. Nothing that was finished before is lost; --debug shows where it happened."
+    )
+
+
+def _parse(given: list[str]) -> Any:
+    """The command that the words ask for; tyro ends the process itself for `--help` and for wrong usage."""
+    if given == ["--version"]:
+        sys.stdout.write(f"captioncrafter {__version__}\n")
+        sys.exit(0)
+    train = _train_defaults(given)
+    try:
+        command = tyro.cli(
+            _commands(train),
+            args=given or ["--help"],
+            prog="captioncrafter",
+            description="Teach BLIP-2 to caption your images. "
+            "--version tells the version; --debug, after any command, shows the traceback of an error.",
+        )
+    except ValidationError as error:
+        raise InputError(recipe.explain(error, source="command line")) from None
+    if isinstance(command, Train) and command.recipe != train.recipe:
+        raise InputError(f"RECIPE comes first: captioncrafter train {command.recipe} …")
+    return command
+
+
+def _train_defaults(given: list[str]) -> Train:
+    """What `train RECIPE` starts from, so that its `--help` shows that recipe and options override it."""
+    named = len(given) > 1 and given[0] == "train" and not given[1].startswith("-")
+    return Train(given[1], options=recipe.load(given[1])) if named else Train("")
+
+
+def _commands(train: Train) -> Any:
+    commands = (
+        Annotated[Quickstart, subcommand("quickstart")],
+        Annotated[Prepare, subcommand("prepare")],
+        Annotated[Train, subcommand("train", default=train)] if train.recipe else Annotated[Train, subcommand("train")],
+        Annotated[Evaluate, subcommand("evaluate")],
+        Annotated[Caption, subcommand("caption")],
+        Annotated[Report, subcommand("report")],
+    )
+    return functools.reduce(operator.or_, commands)
+
+
+def _run(command: Any) -> int:
+    match command:
+        case Quickstart():
+            return verbs.quickstart(command)
+        case Prepare():
+            return verbs.prepare(command)
+        case Train():
+            return verbs.train(command)
+        case Evaluate():
+            return verbs.evaluate(command)
+        case Caption():
+            return verbs.caption(command)
+        case Report():
+            return verbs.report(command)
+    raise AssertionError(command)

@@ -1,0 +1,166 @@
+"""Each verb: calls its stage, prints what came of it on stdout, gives the exit status.
+
+Stages are imported here, inside, because torch takes seconds to import.
+"""
+
+from pathlib import Path
+
+from captioncrafter import recipe
+from captioncrafter.cli import tables
+from captioncrafter.cli.commands import Caption, Evaluate, Prepare, Quickstart, Report, Train
+from captioncrafter.errors import InputError
+
+DONE = 0
+SOME_SET_ASIDE = 3
+
+
+def quickstart(command: Quickstart) -> int:
+    """Status 0; the scores before and after, some captions, and what to try next."""
+    from captioncrafter.stages import quickstart as stage
+
+    result = stage.quickstart(command.out)
+    if command.json:
+        tables.print_json(
+            {
+                "run": str(command.out),
+                "report": str(result.report),
+                "tuned": result.tuned.scores,
+                "base": result.base.scores,
+                "captions": result.captions,
+            }
+        )
+        return DONE
+    tables.print_scores({"base": result.base.scores, "tuned": result.tuned.scores})
+    tables.print_captions(result.captions)
+    tables.print_next(
+        f"The report, to open in a browser: {result.report}",
+        {
+            "Caption your own pictures": f"captioncrafter caption PHOTOS… --adapter {command.out / 'adapter'}",
+            "Bring Flickr8k in": "captioncrafter prepare FLICKR8K_FOLDER --out data/flickr8k",
+            "Tune on real photos": "captioncrafter train flickr8k-miniature, or on a GPU flickr8k-flan-t5-xl",
+        },
+    )
+    return DONE
+
+
+def prepare(command: Prepare) -> int:
+    """Status 0, or 3 when images were set aside."""
+    from captioncrafter.stages import prepare as stage
+
+    audit = stage.prepare(
+        command.source, command.out, layout=command.layout, seed=command.seed, overwrite=command.overwrite
+    )
+    if command.json:
+        tables.print_json(audit.to_json())
+    else:
+        tables.print_splits({name: (split.images, split.captions) for name, split in audit.splits.items()})
+    return SOME_SET_ASIDE if audit.set_aside else DONE
+
+
+def train(command: Train) -> int:
+    """Status 0 for a run that is finished, now or before."""
+    from captioncrafter.stages import train as stage
+
+    out = command.out or Path("runs") / Path(command.recipe).stem
+    result = stage.train(command.options, out, resume=command.resume)
+    facts = {
+        "run": str(out),
+        "adapter": str(out / "adapter"),
+        "steps": result.steps,
+        "best_step": result.best_step,
+        "best_cider": result.best_cider,
+        "stopped_early": result.stopped_early,
+    }
+    if command.json:
+        tables.print_json(facts)
+        return DONE
+    early = ", stopped early" if result.stopped_early else ""
+    tables.print_next(
+        f"Best validation CIDEr {100 * result.best_cider:.1f} at step {result.best_step} of {result.steps}{early}. "
+        f"Adapter: {out / 'adapter'}",
+        {
+            "Score it": f"captioncrafter evaluate --run {out} --base",
+            "Caption with it": f"captioncrafter caption PHOTOS… --adapter {out / 'adapter'}",
+        },
+    )
+    return DONE
+
+
+def evaluate(command: Evaluate) -> int:
+    """Status 0; the metrics of a predictions file, or of a run and its base."""
+    from captioncrafter.stages import evaluate as stage
+    from captioncrafter.stages.report import report as write_report
+
+    if command.run is not None:
+        _refuse(command.predictions, "PREDICTIONS", "--run captions the images itself")
+        _refuse(command.references, "--references", "--run takes those of the run's data")
+        _refuse(command.out, "--out", "--run writes into the run")
+        _refuse(command.allow_partial or None, "--allow-partial", "--run captions every image")
+        tuned, before = stage.evaluate_run(command.run, split=command.split, base=command.base, device=command.device)
+        write_report([command.run])
+        columns = ({"base": before.scores} if before else {}) | {command.run.name: tuned.scores}
+        if command.json:
+            tables.print_json(tuned.scores | ({"base": before.scores} if before else {}))
+        else:
+            tables.print_scores(columns)
+        return DONE
+    if command.predictions is None or command.references is None:
+        raise InputError(
+            "give predictions and references (captioncrafter evaluate predictions.jsonl --references references.jsonl) "
+            "or a run (captioncrafter evaluate --run RUN)."
+        )
+    _refuse(command.base or None, "--base", "it captions with a run's base model, and goes with --run")
+    _refuse(command.device, "--device", "nothing is captioned here, and it goes with --run")
+    found = stage.evaluate_files(
+        command.predictions,
+        command.references,
+        split=command.split,
+        allow_partial=command.allow_partial,
+        out=command.out,
+    )
+    if command.json:
+        tables.print_json(found.scores)
+    else:
+        tables.print_scores({command.predictions.stem: found.scores})
+    return DONE
+
+
+def caption(command: Caption) -> int:
+    """Status 0, or 3 when images were set aside."""
+    from captioncrafter.generation.captioner import Captioner
+    from captioncrafter.stages import caption as stage
+
+    decoding = {
+        name: value
+        for name in recipe.Decoding.model_fields
+        if (value := getattr(command, name)) is not None and value is not False
+    }
+
+    def load() -> Captioner:
+        captioner = Captioner.load(
+            command.base,
+            adapter=command.adapter,
+            revision=command.revision,
+            prompt=command.prompt,
+            precision=command.precision,
+            device=command.device,
+            merge=command.merge,
+        )
+        return captioner.with_decoding(**decoding)
+
+    recipe.check_decoding(decoding)
+    result = stage.caption(command.images, load, out=command.out, sidecar=command.sidecar)
+    return SOME_SET_ASIDE if result.set_aside else DONE
+
+
+def report(command: Report) -> int:
+    """Status 0; the page's path on stdout."""
+    from captioncrafter.stages.report import report as write_report
+
+    tables.print_line(str(write_report(command.runs, command.out)))
+    return DONE
+
+
+def _refuse(value: object, name: str, reason: str) -> None:
+    if value is not None:
+        raise InputError(f"{name} does not go with the rest of this command: {reason}. Leave it out.")

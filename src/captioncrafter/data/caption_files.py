@@ -1,0 +1,110 @@
+"""Predictions and references as files: JSON lines, COCO's JSON, or the captions of a dataset folder.
+
+Image ids are text here; COCO's numbers become their digits.
+"""
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from captioncrafter import runs
+from captioncrafter.data.dataset import load_dataset_folder
+from captioncrafter.data.splits import SPLITS
+from captioncrafter.errors import DataError
+
+
+def read_predictions(path: Path) -> dict[str, str]:
+    """The caption of each image: JSON lines `{"image_id": …, "caption": …}`, or COCO results (a list of those).
+
+    Raises `DataError` naming the place of a row that is neither, and the images that have two captions.
+    """
+    found: dict[str, str] = {}
+    twice: dict[str, None] = {}
+    for place, row in _rows(path):
+        image, caption = _image_id(row, path, place), row.get("caption")
+        if not isinstance(caption, str):
+            raise DataError(f'{path}, {place}: expected {{"image_id": …, "caption": "…"}}, found {_short(row)}.')
+        if image in found:
+            twice[image] = None
+        found[image] = caption
+    if twice:
+        raise DataError(f"{path}: {len(twice)} images have two predictions or more, {next(iter(twice))} first.")
+    if not found:
+        raise DataError(f"{path}: holds no predictions.")
+    return found
+
+
+def read_references(path: Path, split: str | None = None) -> dict[str, list[str]]:
+    """The captions of each image: JSON lines `{"image_id": …, "captions": […]}`, COCO annotations, or a dataset folder.
+
+    Of a dataset folder the `split` is read, by default test where there is one, else validation. Raises `DataError`
+    naming the place of a row that is none of these.
+    """
+    if path.is_dir():
+        return _of_dataset(path, split)
+    if split is not None:
+        raise DataError(f"{path}: --split chooses a split of a dataset folder; a file has none. Leave it out.")
+    found: dict[str, list[str]] = {}
+    for place, row in _rows(path):
+        found.setdefault(_image_id(row, path, place), []).extend(_captions(row, path, place))
+    if not found:
+        raise DataError(f"{path}: holds no references.")
+    return found
+
+
+def _of_dataset(path: Path, split: str | None) -> dict[str, list[str]]:
+    splits = load_dataset_folder(path)
+    name = split or next((name for name in reversed(SPLITS) if len(splits.get(name, ()))), "validation")
+    if not len(splits.get(name, ())):
+        there = ", ".join(f"{each} ({len(rows)} images)" for each, rows in splits.items())
+        raise DataError(f"{path}: has no images in the {name} split; it has {there}.")
+    rows = splits[name].select_columns(["image_id", "captions"])
+    return {row["image_id"]: list(row["captions"]) for row in rows}  # pyright: ignore[reportArgumentType, reportCallIssue]
+
+
+def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every row with its place in words. A file that is one JSON value is COCO's; else each line is one."""
+    text = _text(path)
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError:
+        value = None
+    if isinstance(value, dict) and "annotations" in value:
+        value = value["annotations"]
+    if isinstance(value, list):
+        for number, row in enumerate(value, start=1):
+            if not isinstance(row, dict):
+                raise DataError(f"{path}, entry {number}: expected a JSON object, found {_short(row)}.")
+            yield f"entry {number}", row
+        return
+    for number, row in runs.numbered_jsonl(path, text):
+        yield f"line {number}", row
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (FileNotFoundError, IsADirectoryError):
+        raise DataError(f"{path}: no such file.") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 text ({error}).") from None
+
+
+def _image_id(row: dict[str, Any], path: Path, place: str) -> str:
+    image = row.get("image_id")
+    if isinstance(image, bool) or not isinstance(image, str | int):
+        raise DataError(f"{path}, {place}: no image_id in {_short(row)}.")
+    return str(image)
+
+
+def _captions(row: dict[str, Any], path: Path, place: str) -> Iterable[str]:
+    captions = row.get("captions", [row.get("caption")])
+    if not isinstance(captions, list) or not captions or not all(isinstance(text, str) for text in captions):
+        raise DataError(f'{path}, {place}: expected {{"image_id": …, "captions": ["…"]}}, found {_short(row)}.')
+    return captions
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 80 else text[:79] + "…"

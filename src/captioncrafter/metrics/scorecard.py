@@ -1,0 +1,138 @@
+"""All seven metrics of a set of captions, with what lies behind them: corpus values, 95 % intervals, single images.
+
+The corpus values and those of single images are coco-caption's own. An interval is a percentile bootstrap over images
+(Efron, 1979): every resample is scored as a whole from its images' summed statistics, so that BLEU and METEOR stay
+corpus metrics. Document frequencies for CIDEr stay those of the full set.
+"""
+
+import random
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from captioncrafter.errors import DataError
+from captioncrafter.metrics.bleu import bleu, bleu_statistics
+from captioncrafter.metrics.cider import cider_d
+from captioncrafter.metrics.java import CaptionScorer
+from captioncrafter.metrics.meteor import meteor, meteor_of_sum, summable
+from captioncrafter.metrics.references import References
+from captioncrafter.metrics.rouge import rouge_l
+from captioncrafter.metrics.tokenizer import tokenize
+
+METRICS = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr")
+
+_CHUNK_RESAMPLES = 250
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One metric: the corpus value, the value of each image, and what a resample's value is a function of.
+
+    `of_sums` takes the `statistics` summed over a resample and the number of its images.
+    """
+
+    value: float
+    per_image: Float[np.ndarray, " image"]
+    statistics: Float[np.ndarray, "image statistic"]
+    of_sums: Callable[[Float[np.ndarray, "resample statistic"], int], Float[np.ndarray, " resample"]]
+
+
+@dataclass(frozen=True)
+class Scorecard:
+    """The seven metrics over `image_ids`, as fractions."""
+
+    image_ids: tuple[str, ...]
+    metrics: Mapping[str, Measured]
+
+    def value(self, metric: str) -> float:
+        """The corpus value of `metric`."""
+        return self.metrics[metric].value
+
+    def intervals(self, *, resamples: int, seed: int) -> dict[str, tuple[float, float]]:
+        """The 95 % bootstrap interval of each metric: the same images are drawn for all of them."""
+        sums = {name: [] for name in self.metrics}
+        for counts in _draws(len(self.image_ids), resamples, seed):
+            for name, measured in self.metrics.items():
+                sums[name].append(measured.of_sums(counts @ measured.statistics, len(self.image_ids)))
+        found = {name: np.quantile(np.concatenate(values), (0.025, 0.975)) for name, values in sums.items()}
+        return {name: (float(low), float(high)) for name, (low, high) in found.items()}
+
+    def to_json(self, *, resamples: int, seed: int) -> dict[str, dict[str, float]]:
+        """The metrics as `scores.json` holds them: value, low, high."""
+        intervals = self.intervals(resamples=resamples, seed=seed)
+        return {
+            name: {"value": measured.value, "low": intervals[name][0], "high": intervals[name][1]}
+            for name, measured in self.metrics.items()
+        }
+
+    def rows(self) -> list[dict[str, str | float]]:
+        """One row for each image, as `image_scores.jsonl` holds them."""
+        return [
+            {"image_id": image} | {name: float(measured.per_image[row]) for name, measured in self.metrics.items()}
+            for row, image in enumerate(self.image_ids)
+        ]
+
+
+def score(predictions: Mapping[str, str], references: References, scorer: CaptionScorer | None = None) -> Scorecard:
+    """All seven metrics of `predictions`, which must be of exactly the images of `references`.
+
+    Raises `DataError` when they are not, `ScorerError` when the Java scorers fail.
+    """
+    tokens = _tokens(predictions, references, scorer)
+    statistics = bleu_statistics(tokens, references)
+    corpus, single = bleu(statistics.sum(0)), bleu(statistics)
+    metrics: dict[str, Measured] = {}
+    for order in range(4):
+        metrics[f"BLEU-{order + 1}"] = Measured(
+            float(corpus[order]), single[:, order], statistics, lambda sums, _, order=order: bleu(sums)[:, order]
+        )
+    found = meteor(tokens, references, scorer)
+    metrics["METEOR"] = Measured(
+        found.corpus, found.per_image, summable(found.statistics), lambda sums, _: meteor_of_sum(sums)
+    )
+    metrics["ROUGE-L"] = _mean_of(rouge_l(tokens, references))
+    metrics["CIDEr"] = _mean_of(cider_d(tokens, references))
+    return Scorecard(references.image_ids, metrics)
+
+
+def cider_of(predictions: Mapping[str, str], references: References) -> float:
+    """CIDEr alone: a fraction of a second once `references` have been used before."""
+    return float(np.mean(cider_d(_tokens(predictions, references, None), references)))
+
+
+def shuffled(predictions: Mapping[str, str], *, seed: int) -> dict[str, str]:
+    """Every caption given to another image: what captions score that do not look.
+
+    The images form one random cycle and each takes the caption of the next, so that none keeps its own; a single
+    image has no other and keeps it.
+    """
+    order = list(predictions)
+    random.Random(seed).shuffle(order)
+    given = dict(zip(order, (predictions[image] for image in (*order[1:], order[0])), strict=True))
+    return {image: given[image] for image in predictions}
+
+
+def _tokens(predictions: Mapping[str, str], references: References, scorer: CaptionScorer | None) -> list[str]:
+    missing = [image for image in references.image_ids if image not in predictions]
+    extra = len(predictions) - (len(references) - len(missing))
+    if missing or extra:
+        raise DataError(
+            f"predictions and references are not of the same images: {len(missing)} images have no prediction"
+            + (f" ({missing[0]} first)" if missing else "")
+            + f", {extra} predictions have no reference."
+        )
+    return tokenize([predictions[image] for image in references.image_ids], scorer)
+
+
+def _mean_of(values: Float[np.ndarray, " image"]) -> Measured:
+    return Measured(float(np.mean(values)), values, values[:, None], lambda sums, images: sums[:, 0] / images)
+
+
+def _draws(images: int, resamples: int, seed: int) -> Iterator[Float[np.ndarray, "resample image"]]:
+    """How often each image stands in each resample, some resamples at a time."""
+    dice = np.random.default_rng(seed)
+    even = np.full(images, 1 / images)
+    for start in range(0, resamples, _CHUNK_RESAMPLES):
+        yield dice.multinomial(images, even, size=min(_CHUNK_RESAMPLES, resamples - start)).astype(np.float64)

@@ -1,0 +1,77 @@
+"""`captioncrafter quickstart`: the whole road on the embedded miniature and drawn scenes, without network or data."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from captioncrafter import events, recipe, runs
+from captioncrafter.data.scenes.picture import draw
+from captioncrafter.data.scenes.world import draw_scene
+from captioncrafter.errors import InputError
+from captioncrafter.generation.captioner import Captioner
+from captioncrafter.metrics import java
+from captioncrafter.stages.evaluate import Evaluated, evaluate_run
+from captioncrafter.stages.report import report
+from captioncrafter.stages.train import train
+
+RECIPE = "miniature"
+_MARK = ".quickstart"
+_PICTURES = 6
+_PICTURE_SEED = 2024
+_PICTURE_PIXELS = 384
+
+
+@dataclass(frozen=True)
+class QuickstartResult:
+    """The scores before and after, some pictures (file, base caption, tuned caption), and the report's file."""
+
+    base: Evaluated
+    tuned: Evaluated
+    captions: list[dict[str, str]]
+    report: Path
+
+
+def quickstart(out: Path) -> QuickstartResult:
+    """Fine-tunes, compares base and tuned on scenes neither was trained on, captions pictures, writes the report.
+
+    An older quick start in `out` is replaced; anything else there raises `InputError`.
+    """
+    _make_room(out)
+    java.start_in_background()
+    options = recipe.load(RECIPE)
+    train(options, out)
+    tuned, base = evaluate_run(out, split="test", base=True)
+    assert base is not None
+    captions = _caption_pictures(out)
+    return QuickstartResult(base, tuned, captions, report([out]))
+
+
+def _make_room(out: Path) -> None:
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out}: is a file. Choose another --out.")
+    if out.is_dir() and any(out.iterdir()):
+        if not (out / _MARK).is_file():
+            raise InputError(f"{out}: not empty, and not an older quick start. Choose another --out.")
+        shutil.rmtree(out)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / _MARK).touch()
+
+
+def _caption_pictures(out: Path) -> list[dict[str, str]]:
+    """Pictures written as files, as a user's own would be, and captioned before and after."""
+    folder = out / "pictures"
+    folder.mkdir()
+    files = []
+    for number in range(_PICTURES):
+        file = folder / f"scene-{number + 1}.png"
+        draw(draw_scene(_PICTURE_SEED, "test", number), _PICTURE_PIXELS).save(file)
+        files.append(file)
+    captioner = Captioner.load(adapter=out / runs.ADAPTER)
+    tuned = captioner.caption(files)
+    with captioner.without_adapter():
+        base = captioner.caption(files)
+    events.say(f"captioned the {_PICTURES} pictures in {folder}")
+    return [
+        {"image": file.name, "base": before, "tuned": after}
+        for file, before, after in zip(files, base, tuned, strict=True)
+    ]
