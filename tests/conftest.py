@@ -1,4 +1,4 @@
-"""What every test shares: offline, shapes checked, one thread, and tiny BLIP-2 checkpoints in the hub's layout."""
+"""What every test shares: offline, shapes checked, and tiny BLIP-2 checkpoints in the hub's layout."""
 
 import os
 
@@ -8,14 +8,15 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 from jaxtyping import install_import_hook
 
 # Every function whose signature names axes is checked on every call of every test.
-install_import_hook(["captioncrafter.model", "captioncrafter.features", "captioncrafter.training"], "beartype.beartype")
+CHECKED = ("model", "features", "training", "generation", "metrics")
+install_import_hook([f"captioncrafter.{package}" for package in CHECKED], "beartype.beartype")
 
-from collections.abc import Callable  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 import pytest  # noqa: E402
 
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
+ALLOWED_SKIPS = Path(__file__).parent / "allowed_skips.txt"
 
 
 @pytest.fixture(scope="session")
@@ -32,18 +33,38 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CAPTIONCRAFTER_CACHE", str(tmp_path / "cache"))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def flickr8k() -> Path:
     """The folder of real Flickr8k photos; the test is skipped where there is none."""
-    folder = SHARED / "flickr8k"
-    if not folder.is_dir():
-        pytest.skip("needs shared/flickr8k beside the checkout")
-    return folder
+    return _shared("flickr8k")
 
 
-@pytest.fixture
-def red_and_blue() -> Callable[[int], bytes]:
-    """PNG bytes of picture number n: another colour for each n."""
-    from tiny import picture
+@pytest.fixture(scope="session")
+def published_cases() -> Path:
+    """The file of metric values that other projects published; the test is skipped where there is none."""
+    return _shared("metrics/published_cases.json")
 
-    return picture
+
+@pytest.fixture(scope="session")
+def published_files() -> Path:
+    """The small files of blip2-flan-t5-xl as the hub has them; the test is skipped where there are none."""
+    return _shared("hub/blip2-flan-t5-xl")
+
+
+def _shared(name: str) -> Path:
+    path = SHARED / name
+    if not path.exists():
+        pytest.skip(f"needs shared/{name} beside the checkout")
+    return path
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]):
+    """A skip whose reason is not listed is a failure: a test that silently stops running proves nothing."""
+    report = yield
+    if report.skipped and not hasattr(report, "wasxfail"):
+        reason = report.longrepr[2].removeprefix("Skipped: ") if isinstance(report.longrepr, tuple) else ""
+        if reason not in ALLOWED_SKIPS.read_text(encoding="utf-8").splitlines():
+            report.outcome = "failed"
+            report.longrepr = f"{item.nodeid}: skipped for a reason that {ALLOWED_SKIPS.name} does not list: {reason}"
+    return report
