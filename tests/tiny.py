@@ -7,6 +7,8 @@ from pathlib import Path
 import torch
 from PIL import Image
 
+from captioncrafter.recipe import Recipe
+
 TEXT = (
     "a an the of in on at with and is are red green blue yellow black white small large big dog cat man woman girl "
     "boy ball park street grass water running sitting standing playing photo question answer what colour two three"
@@ -98,3 +100,52 @@ def without_key(path: Path, *keys: str) -> None:
     """Rewrites the JSON file at `path` without some of its keys."""
     values = json.loads(path.read_text())
     path.write_text(json.dumps({key: value for key, value in values.items() if key not in keys}))
+
+
+def write_tiny_dataset(folder: Path, *, train: int = 6, validation: int = 4, test: int = 0) -> Path:
+    """A dataset folder as `prepare` writes it: small pictures, each with five captions in the tiny vocabulary."""
+    import datasets
+
+    features = datasets.Features(
+        image=datasets.Image(), image_id=datasets.Value("string"), captions=datasets.List(datasets.Value("string"))
+    )
+    splits, number = {}, 0
+    for name, count in (("train", train), ("validation", validation), ("test", test)):
+        numbers = range(number, number + count)
+        number += count
+        if count:
+            columns = {
+                "image": [{"bytes": picture(one), "path": None} for one in numbers],
+                "image_id": [f"picture-{one}.png" for one in numbers],
+                "captions": [captions_of_picture(one) for one in numbers],
+            }
+            splits[name] = datasets.Dataset.from_dict(columns, features=features)
+    datasets.disable_progress_bars()
+    datasets.DatasetDict(splits).save_to_disk(folder)
+    return folder
+
+
+def captions_of_picture(number: int) -> list[str]:
+    """Five captions of picture number n."""
+    animal, colour = ("dog", "cat", "man", "woman")[number % 4], ("red", "green", "blue")[number % 3]
+    return [
+        f"a {colour} {animal} in the park",
+        f"the {animal} is {colour}",
+        f"a {animal} standing on {colour} grass",
+        f"two {colour} dogs playing with a {animal}",
+        f"{colour} {animal}",
+    ]
+
+
+def tiny_recipe(checkpoint: Path, dataset: Path, **changes: dict[str, object]) -> Recipe:
+    """A recipe that tunes the tiny checkpoint in a second; `changes` are sections, for example `training={...}`."""
+    values: dict[str, dict[str, object]] = {
+        "model": {"base": str(checkpoint), "precision": "fp32", "device": "cpu"},
+        "data": {"path": str(dataset)},
+        "training": {"epochs": 2.0, "images_per_step": 3, "images_per_batch": 3, "learning_rate": 1e-2},
+        "decoding": {"num_beams": 1, "max_new_tokens": 8, "images_per_batch": 2},
+        "evaluation": {"resamples": 100},
+    }
+    for section, options in changes.items():
+        values[section] = values.get(section, {}) | options
+    return Recipe.model_validate(values)
