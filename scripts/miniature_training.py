@@ -5,7 +5,7 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -14,7 +14,7 @@ from PIL import Image
 from torch.nn import functional
 
 from captioncrafter.data.scenes import wording
-from captioncrafter.data.scenes.picture import RADIUS, Placed, draw, paint, place_at
+from captioncrafter.data.scenes.picture import PAINT, RADIUS, WALL, Colour, Placed, draw, paint, place_at
 from captioncrafter.data.scenes.world import (
     BACKGROUNDS,
     COLOURS,
@@ -28,7 +28,14 @@ from captioncrafter.data.scenes.world import (
 )
 from captioncrafter.features.extract import pixel_values
 from captioncrafter.generation.decode import decode
-from captioncrafter.model.captioning import IGNORE, PackedCaptions, caption_logits, encode_prompt, summed_loss
+from captioncrafter.model.captioning import (
+    IGNORE,
+    PackedCaptions,
+    caption_logits,
+    encode_prompt,
+    query_outputs,
+    summed_loss,
+)
 from captioncrafter.model.stock import Blip2, Processor
 from captioncrafter.recipe import Decoding, Model
 from captioncrafter.training.packing import encode_captions, pack
@@ -37,9 +44,12 @@ from miniature_model import IMAGE_SIZE, QUERY_SIDE, SIDE, WIDTH
 COLLAGES_PER_STEP = 32
 SCENES_PER_STEP = 16
 GREY_SHARE = 0.25
-SEEING_RATE = 0.2
-"""Learning rate of the vision half while captions are learned, as a share of the language half's. A language model that
-does not read yet sends back noise: at the full rate the first hundred steps undo what the vision half can."""
+ODD_SHARE = 0.5
+FARTHEST = 90.0
+"""How far, in RGB, an odd paint keeps from the held-out colours of a shape, and from the wall behind it."""
+
+MISHEARD = 0.3
+"""Share of the decoder's input words that are exchanged for others while captions are learned."""
 
 KEEP_EVERY = 200
 PROMPT = Model().prompt
@@ -116,28 +126,41 @@ class _Reader(torch.nn.Module):
 class _Collage:
     picture: Image.Image
     copies: list[Placed]
-    grey: bool
+    named_colours: bool
 
 
 def _collage(seed: str) -> _Collage:
     """As many single things as fit: ten times as much to read as in a scene.
 
-    No held-out colour of a shape occurs. A quarter are drained of colour, so that shapes are told apart by their
-    form and not guessed from the colours they come in.
+    No held-out colour of a shape occurs. Half of the collages are in odd paints, a quarter are drained of colour, so
+    that shapes are told apart by their form: from named colours alone a reader learns which shapes a colour comes in,
+    and takes a held-out black triangle for a star.
     """
     dice = random.Random(seed)
     background = dice.choice(BACKGROUNDS)
+    kind = dice.random()
+    odd, grey = kind < ODD_SHARE, ODD_SHARE <= kind < ODD_SHARE + GREY_SHARE
     copies: list[Placed] = []
     for _ in range(40):
         thing = any_thing(dice, background)
         reach = RADIUS[thing.size]
         copy = place_at((dice.uniform(reach, 1 - reach), dice.uniform(reach, 1 - reach)), thing, dice)
         apart = all(math.dist(copy.centre, other.centre) > 1.05 * (copy.radius + other.radius) for other in copies)
-        if apart and (thing.shape, thing.colour) not in HELD_OUT_COLOURS:
+        if apart and odd:
+            copies.append(replace(copy, paint=_odd_paint(thing.shape, background, dice)))
+        elif apart and (thing.shape, thing.colour) not in HELD_OUT_COLOURS:
             copies.append(copy)
     picture = paint(copies, background, IMAGE_SIZE, light=dice.getrandbits(32))
-    grey = dice.random() < GREY_SHARE
-    return _Collage(picture.convert("L").convert("RGB") if grey else picture, copies, grey)
+    return _Collage(picture.convert("L").convert("RGB") if grey else picture, copies, not (odd or grey))
+
+
+def _odd_paint(shape: str, background: str, dice: random.Random) -> Colour:
+    """Any colour that is neither near a held-out one of the shape nor near the wall's."""
+    shunned = [PAINT[colour] for held_out, colour in HELD_OUT_COLOURS if held_out == shape] + [WALL[background]]
+    while True:
+        colour = (dice.randrange(256), dice.randrange(256), dice.randrange(256))
+        if all(math.dist(colour, other) > FARTHEST for other in shunned):
+            return colour
 
 
 def _under_cells(collage: _Collage, side: int) -> list[tuple[int, int, int]]:
@@ -150,25 +173,28 @@ def _under_cells(collage: _Collage, side: int) -> list[tuple[int, int, int]]:
         if math.dist(nearest.centre, middle) > nearest.radius + (0.3 / SIDE if side == SIDE else 0.0):
             labels.append((len(COLOURS), len(SHAPES), len(SIZES)))
         else:
-            colour = IGNORE if collage.grey else COLOURS.index(thing.colour)
+            colour = COLOURS.index(thing.colour) if collage.named_colours else IGNORE
             labels.append((colour, SHAPES.index(thing.shape), SIZES.index(thing.size)))
     return labels
 
 
 def learn_to_caption(model: Blip2, processor: Processor, options: Options, checkpoint: Path) -> None:
-    """Trains all parts on training scenes and their terse captions, five of a picture in one decoder row."""
+    """Trains projection and language model on training scenes and their terse captions, five in one decoder row.
+
+    What the vision half has learned stays as it is.
+    """
     prompt = encode_prompt(processor, PROMPT)
 
     def batch(step: int) -> tuple[torch.Tensor, PackedCaptions]:
         numbers = range(step * SCENES_PER_STEP, (step + 1) * SCENES_PER_STEP)
         scenes = [draw_scene(options.seed, "train", number) for number in numbers]
         rows = [encode_captions(processor.tokenizer, wording.terse(scene), max_tokens=32)[0] for scene in scenes]
-        return pixel_values(processor, _pictures(scenes)), pack(rows, start_id=0, pad_id=0)
+        captions = _misheard(pack(rows, start_id=0, pad_id=0), torch.Generator().manual_seed(options.seed + step))
+        return pixel_values(processor, _pictures(scenes)), captions
 
     def loss(captioned: tuple[torch.Tensor, PackedCaptions]) -> torch.Tensor:
         pixels, captions = captioned
-        seen = model.get_image_features(pixels).qformer_outputs.last_hidden_state
-        logits = caption_logits(model, seen, prompt, captions)
+        logits = caption_logits(model, query_outputs(model, pixels), prompt, captions)
         return summed_loss(logits, captions.labels) / (captions.labels != IGNORE).sum()
 
     def look() -> None:
@@ -176,13 +202,22 @@ def learn_to_caption(model: Blip2, processor: Processor, options: Options, check
         print(f"  word for word a reference: {new:.0%} of new scenes, {unseen:.0%} of held-out ones", flush=True)
 
     model.eval()  # no dropout: every scene is new
-    seeing = [model.query_tokens, *model.vision_model.parameters(), *model.qformer.parameters()]
     telling = [*model.language_projection.parameters(), *model.language_model.parameters()]
-    groups = [
-        {"params": seeing, "peak": SEEING_RATE * options.captioning_rate},
-        {"params": telling, "peak": options.captioning_rate},
-    ]
+    groups = [{"params": telling, "peak": options.captioning_rate}]
     _descend(_Stage("captioning", options.captioning_steps, model, groups, batch, loss), options, checkpoint, look)
+
+
+def _misheard(captions: PackedCaptions, dice: torch.Generator) -> PackedCaptions:
+    """The captions with some of the words that the decoder has just "said" exchanged for others of the batch.
+
+    A decoder that trusts every word before it learns that no star follows "purple" where purple stars are held out; one
+    that cannot looks at the picture. After word dropout (Bowman et al., 2016).
+    """
+    said = captions.decoder_input_ids
+    words = said[said > 1]
+    others = words[torch.randint(len(words), said.shape, generator=dice)]
+    misheard = (said > 1) & (torch.rand(said.shape, generator=dice) < MISHEARD)
+    return replace(captions, decoder_input_ids=torch.where(misheard, others, said))
 
 
 def _pictures(scenes: list[Scene]) -> list[Image.Image]:
@@ -193,7 +228,7 @@ def _pictures(scenes: list[Scene]) -> list[Image.Image]:
 def _right(model: Blip2, processor: Processor, split: Split) -> float:
     """Share of 100 scenes of another seed whose greedy caption is, word for word, one of their references."""
     scenes = [draw_scene(0, split, number) for number in range(100)]
-    seen = model.get_image_features(pixel_values(processor, _pictures(scenes))).qformer_outputs.last_hidden_state
+    seen = query_outputs(model, pixel_values(processor, _pictures(scenes)))
     decoding = Decoding(num_beams=1, max_new_tokens=24)
     captions = decode(model, processor, seen, encode_prompt(processor, PROMPT), decoding)
     return sum(caption in wording.terse(scene) for caption, scene in zip(captions, scenes, strict=True)) / len(scenes)
@@ -213,7 +248,9 @@ class _Stage(Generic[Batch]):
 
 def _descend(stage: _Stage[Batch], options: Options, checkpoint: Path, look: Callable[[], None] = lambda: None) -> None:
     optimizer = torch.optim.AdamW(stage.groups, betas=(0.9, 0.98), weight_decay=0.05)
-    first = _restore(stage.learner, optimizer, options, checkpoint)
+    identity = {"stage": stage.name, "steps": stage.steps, "peaks": [group["peak"] for group in stage.groups]}
+    identity["seed"] = options.seed
+    first = _restore(stage.learner, optimizer, identity, checkpoint)
     started, since = time.monotonic(), []
     for step, data in enumerate(_ahead(stage.batch, first, stage.steps), start=first):
         for group in optimizer.param_groups:
@@ -229,7 +266,7 @@ def _descend(stage: _Stage[Batch], options: Options, checkpoint: Path, look: Cal
             print(f"{stage.name} {step + 1}/{stage.steps}  loss {mean:.3f}  {minutes:.1f} min", flush=True)
             since.clear()
         if (step + 1) % KEEP_EVERY == 0 or step + 1 == stage.steps:
-            _keep(stage.learner, optimizer, options, step + 1, checkpoint)
+            _keep(stage.learner, optimizer, identity, step + 1, checkpoint)
             look()
 
 
@@ -249,23 +286,29 @@ def _rate(step: int, steps: int) -> float:
     return min(1.0, (step + 1) / 60) * 0.5 * (1 + math.cos(math.pi * step / steps))
 
 
-def _restore(learner: torch.nn.Module, optimizer: torch.optim.Optimizer, options: Options, checkpoint: Path) -> int:
+def _restore(
+    learner: torch.nn.Module, optimizer: torch.optim.Optimizer, identity: dict[str, Any], checkpoint: Path
+) -> int:
     if not checkpoint.exists():
         return 0
     state = torch.load(checkpoint, weights_only=True)
-    if state["options"] != asdict(options):
-        raise SystemExit(f"{checkpoint} is of a training with {state['options']}: remove it, or give the same options.")
+    if state["identity"] != identity:
+        raise SystemExit(f"{checkpoint} is of {state['identity']}: remove it, or give the same options.")
     learner.load_state_dict(state["learner"])
     optimizer.load_state_dict(state["optimizer"])
     return state["step"]
 
 
 def _keep(
-    learner: torch.nn.Module, optimizer: torch.optim.Optimizer, options: Options, step: int, checkpoint: Path
+    learner: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    identity: dict[str, Any],
+    step: int,
+    checkpoint: Path,
 ) -> None:
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
     state = {
-        "options": asdict(options),
+        "identity": identity,
         "step": step,
         "learner": learner.state_dict(),
         "optimizer": optimizer.state_dict(),

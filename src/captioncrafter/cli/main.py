@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
 from types import FrameType
 from typing import Annotated, Any
@@ -30,6 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Runs one command and ends the process with its status."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
+    if not debug:
+        # What one library has to say to the authors of another is nothing that a user can act on.
+        warnings.simplefilter("ignore", FutureWarning)
     signal.signal(signal.SIGTERM, _end)
     try:
         status = _run(_parse([word for word in given if word != "--debug"]))

@@ -13,12 +13,14 @@ from captioncrafter.errors import InputError
 DONE = 0
 SOME_SET_ASIDE = 3
 
+_QUICKSTART_RECIPE = "miniature"
+
 
 def quickstart(command: Quickstart) -> int:
     """Status 0; the scores before and after, some captions, and what to try next."""
     from captioncrafter.stages import quickstart as stage
 
-    result = stage.quickstart(command.out)
+    result = stage.quickstart(command.out, recipe.load(_QUICKSTART_RECIPE))
     if command.json:
         tables.print_json(
             {

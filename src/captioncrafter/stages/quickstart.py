@@ -14,7 +14,6 @@ from captioncrafter.stages.evaluate import Evaluated, evaluate_run
 from captioncrafter.stages.report import report
 from captioncrafter.stages.train import train
 
-RECIPE = "miniature"
 _MARK = ".quickstart"
 _PICTURES = 6
 _PICTURE_SEED = 2024
@@ -31,14 +30,13 @@ class QuickstartResult:
     report: Path
 
 
-def quickstart(out: Path) -> QuickstartResult:
-    """Fine-tunes, compares base and tuned on scenes neither was trained on, captions pictures, writes the report.
+def quickstart(out: Path, options: recipe.Recipe) -> QuickstartResult:
+    """Fine-tunes as `options` say, compares base and tuned on held-out scenes, captions pictures, writes the report.
 
     An older quick start in `out` is replaced; anything else there raises `InputError`.
     """
     _make_room(out)
     java.start_in_background()
-    options = recipe.load(RECIPE)
     train(options, out)
     tuned, base = evaluate_run(out, split="test", base=True)
     assert base is not None

@@ -4,19 +4,19 @@ Where a run stands is its step alone: the data order is a function of it, the le
 holds the rest (weights, optimizer, random state). What validation does arrives as an argument.
 """
 
+import importlib.util
 import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
 from captioncrafter import events, recipe, runs
-from captioncrafter.errors import CaptionCrafterError
+from captioncrafter.errors import CaptionCrafterError, InputError
 from captioncrafter.features.store import FeatureStore
 from captioncrafter.model import lora
 from captioncrafter.model.captioning import PackedCaptions, Prompt, caption_logits, summed_loss
@@ -299,14 +299,15 @@ class _Window:
 
 
 def _accelerator(device: torch.device, tracking: recipe.Tracking, run: runs.Run) -> Accelerator:
-    trackers: list[Any] = [] if tracking.tracker == "none" else [tracking.tracker]
+    tracker = None if tracking.tracker == "none" else tracking.tracker
+    if tracker is not None and importlib.util.find_spec(tracker) is None:
+        raise InputError(
+            f'tracking.tracker = "{tracker}": not installed. pip install "captioncrafter[track]", or leave it out.'
+        )
     accelerator = Accelerator(
-        cpu=device.type == "cpu",
-        mixed_precision="no",
-        log_with=trackers,
-        project_dir=str(run.path),
+        cpu=device.type == "cpu", mixed_precision="no", log_with=tracker, project_dir=str(run.path)
     )
-    if trackers:
+    if tracker is not None:
         accelerator.init_trackers(tracking.project)
     return accelerator
 

@@ -128,7 +128,9 @@ def _head_is_the_checkpoints(subject: Subject, probe: Probe) -> dict[str, float 
 
 def _loss_is_the_stock_models(subject: Subject, probe: Probe) -> dict[str, float | int]:
     """Packed captions over stored features cost what the stock forward says from the pixels, a caption a row."""
-    ours, stock = float(_packed_loss(subject, probe.features, probe)), float(_stock_loss(subject, probe))
+    with torch.no_grad():
+        ours = float(_packed_loss(subject, probe.features, probe))
+    stock = float(_stock_loss(subject, probe))
     tolerance = _LOSS_TOLERANCE[subject.model.language_model.dtype]
     if not abs(ours - stock) <= tolerance * abs(stock):
         raise PreflightError(
@@ -188,7 +190,7 @@ def _image_matters(subject: Subject, probe: Probe) -> dict[str, float | int]:
         swapped = _packed_loss(subject, features.roll(1, dims=0), probe)
     if gradient is None or not float(gradient.norm()) > 0 or torch.equal(loss.detach(), swapped):
         raise PreflightError(
-            f"preflight: the image does not matter: the loss is {float(loss):.6f} with the right images and "
+            f"preflight: the image does not matter: the loss is {float(loss.detach()):.6f} with the right images and "
             f"{float(swapped):.6f} with swapped ones. Training would learn captions without looking."
         )
     return {"swapped_loss": float(swapped), "feature_gradient_norm": float(gradient.norm())}

@@ -12,7 +12,7 @@ from captioncrafter.data.scenes.world import Scene, Thing
 Colour = tuple[int, int, int]
 Point = tuple[float, float]
 
-_PAINT: dict[str, Colour] = {
+PAINT: dict[str, Colour] = {
     "red": (214, 48, 49),
     "green": (46, 158, 79),
     "blue": (48, 99, 214),
@@ -24,7 +24,7 @@ _PAINT: dict[str, Colour] = {
     "white": (250, 250, 248),
     "brown": (128, 82, 48),
 }
-_WALL: dict[str, Colour] = {
+WALL: dict[str, Colour] = {
     "grey": (176, 180, 186),
     "beige": (232, 215, 184),
     "sky blue": (158, 205, 240),
@@ -40,13 +40,13 @@ _OVERSAMPLING = 2
 
 @dataclass(frozen=True)
 class Placed:
-    """One copy of a thing where it is drawn: centre and radius in shares of the picture's side, tilt in radians."""
+    """One copy of a thing as it is drawn: centre and radius in shares of the picture's side, tilt in radians, paint."""
 
     thing: Thing
     centre: Point
     radius: float
     tilt: float
-    shade: float
+    paint: Colour
 
 
 def draw(scene: Scene, size: int) -> Image.Image:
@@ -57,7 +57,7 @@ def draw(scene: Scene, size: int) -> Image.Image:
 def paint(copies: Sequence[Placed], background: str, size: int, *, light: int) -> Image.Image:
     """Shapes where they are placed, later ones over earlier ones; `light` seeds how the background is lit."""
     pixels = size * _OVERSAMPLING
-    canvas = _background(_WALL[background], pixels, random.Random(f"background {light}"))
+    canvas = _background(WALL[background], pixels, random.Random(f"background {light}"))
     pen = ImageDraw.Draw(canvas)
     for copy in copies:
         _draw_shape(pen, copy, pixels)
@@ -77,7 +77,8 @@ def place(scene: Scene) -> list[Placed]:
 def place_at(centre: Point, thing: Thing, dice: random.Random) -> Placed:
     """One copy of `thing` at `centre`, a little larger, smaller, turned, lighter or darker than the next."""
     radius = RADIUS[thing.size] * dice.uniform(0.92, 1.08)
-    return Placed(thing, centre, radius, tilt=dice.uniform(-0.12, 0.12), shade=dice.uniform(0.94, 1.04))
+    tilt = dice.uniform(-0.12, 0.12)
+    return Placed(thing, centre, radius, tilt, _shade(PAINT[thing.colour], dice.uniform(0.94, 1.04)))
 
 
 def _background(wall: Colour, pixels: int, dice: random.Random) -> Image.Image:
@@ -116,8 +117,7 @@ def _places(thing: Thing, centre: Point, relation: str | None, dice: random.Rand
 
 def _draw_shape(pen: ImageDraw.ImageDraw, placed: Placed, pixels: int) -> None:
     (x, y), radius = placed.centre, placed.radius
-    paint = _shade(_PAINT[placed.thing.colour], placed.shade)
-    rim = _shade(paint, 0.72)
+    paint, rim = placed.paint, _shade(placed.paint, 0.72)
     if placed.thing.shape == "ring":
         _draw_ring(pen, (x * pixels, y * pixels), radius * pixels, paint, rim)
         return

@@ -1,0 +1,230 @@
+"""The command line as a user meets it: words in; status, stdout and stderr out."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tiny import picture, tiny_recipe, write_tiny_dataset
+
+from captioncrafter.cli import main
+from captioncrafter.stages.train import train
+
+VERBS = ("quickstart", "prepare", "train", "evaluate", "caption", "report")
+
+
+def status_of(*words: str | Path) -> int | str | None:
+    with pytest.raises(SystemExit) as ended:
+        main([str(word) for word in words])
+    return ended.value.code
+
+
+@pytest.fixture(scope="module")
+def run(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of the tiny checkpoint."""
+    folder = tmp_path_factory.mktemp("run")
+    dataset = write_tiny_dataset(folder / "data")
+    train(tiny_recipe(tiny_checkpoint, dataset, features={"folder": str(folder / "cache")}), folder / "run")
+    return folder / "run"
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number in range(3):
+        (folder / f"{number}.png").write_bytes(picture(number))
+    return folder
+
+
+def test_help_names_every_verb(capsys: pytest.CaptureFixture[str]):
+    assert status_of("--help") == 0
+
+    shown = capsys.readouterr().out
+    assert all(verb in shown for verb in VERBS)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help(verb: str, capsys: pytest.CaptureFixture[str]):
+    assert status_of(verb, "--help") == 0
+
+    assert "--help" in capsys.readouterr().out
+
+
+def test_no_words_at_all_show_the_help(capsys: pytest.CaptureFixture[str]):
+    assert status_of() == 0
+
+    assert "quickstart" in capsys.readouterr().out
+
+
+def test_help_needs_neither_torch_nor_transformers():
+    code = (
+        "import sys\nfrom captioncrafter.cli import main\n"
+        "try: main(['train', 'miniature', '--help'])\nexcept SystemExit: pass\n"
+        "loaded = {'torch', 'transformers', 'peft', 'datasets', 'numpy'} & set(sys.modules)\n"
+        "sys.exit(f'loaded {loaded}' if loaded else 0)"
+    )
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_help_of_train_shows_the_recipes_own_values(capsys: pytest.CaptureFixture[str]):
+    assert status_of("train", "flickr8k-flan-t5-xl", "--help") == 0
+
+    assert "Salesforce/blip2-flan-t5-xl" in capsys.readouterr().out
+
+
+def test_an_unknown_recipe_ends_2_and_names_the_nearest(capsys: pytest.CaptureFixture[str]):
+    assert status_of("train", "miniatur") == 2
+
+    assert 'Did you mean "miniature"?' in capsys.readouterr().err
+
+
+def test_a_typo_in_a_recipe_ends_2_with_file_key_and_nearest_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    mine = tmp_path / "mine.toml"
+    mine.write_text("[lora]\nrnak = 8\n")
+
+    assert status_of("train", mine) == 2
+
+    shown = capsys.readouterr().err
+    assert f'{mine}: unknown key "lora.rnak". Did you mean "rank"?' in shown
+    assert "Traceback" not in shown
+
+
+def test_an_override_out_of_bounds_ends_2_naming_the_option(capsys: pytest.CaptureFixture[str]):
+    assert status_of("train", "miniature", "--lora.rank", "0") == 2
+
+    assert "rank" in capsys.readouterr().err
+
+
+def test_an_unknown_option_ends_2(capsys: pytest.CaptureFixture[str]):
+    assert status_of("train", "miniature", "--lora.rnak", "4") == 2
+
+    assert "--lora.rank" in capsys.readouterr().err
+
+
+def test_debug_shows_the_traceback(capsys: pytest.CaptureFixture[str]):
+    assert status_of("train", "no-such", "--debug") == 2
+
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]):
+    from captioncrafter import __version__
+
+    assert status_of("--version") == 0
+
+    assert capsys.readouterr().out == f"captioncrafter {__version__}\n"
+
+
+def test_prepare_ends_3_when_an_image_was_set_aside(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    source = tmp_path / "source"
+    (source / "Images").mkdir(parents=True)
+    for number in range(8):
+        (source / "Images" / f"{number}.png").write_bytes(picture(number))
+    (source / "Images" / "broken.png").write_bytes(picture(9)[:60])
+    lines = [f"{name}.png,a dog" for name in (*range(8), "broken")]
+    (source / "captions.txt").write_text("image,caption\n" + "\n".join(lines) + "\n")
+
+    assert status_of("prepare", source, "--out", tmp_path / "out", "--json") == 3
+
+    assert json.loads(capsys.readouterr().out)["images_set_aside"][0]["image"] == "broken.png"
+
+
+def test_train_says_where_the_adapter_is(tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    dataset = write_tiny_dataset(tmp_path / "data")
+    mine = tmp_path / "mine.toml"
+    mine.write_text(
+        f'[model]\nbase = "{tiny_checkpoint}"\nprecision = "fp32"\ndevice = "cpu"\n[data]\npath = "{dataset}"\n'
+    )
+    out = tmp_path / "run"
+
+    assert status_of("train", mine, "--out", out, "--training.epochs", "1", "--json") == 0
+
+    told = json.loads(capsys.readouterr().out)
+    assert Path(told["adapter"]) == out / "adapter"
+    assert (out / "adapter" / "adapter_model.safetensors").is_file()
+
+
+def test_evaluate_writes_scores_and_the_report_into_the_run(run: Path, capsys: pytest.CaptureFixture[str]):
+    assert status_of("evaluate", "--run", run, "--split", "validation", "--base", "--json") == 0
+
+    told = json.loads(capsys.readouterr().out)
+    assert told["metrics"] == json.loads((run / "scores.json").read_text())["metrics"]
+    assert told["base"]["metrics"].keys() == told["metrics"].keys()
+    assert (run / "report.html").is_file()
+
+
+def test_evaluate_shows_all_seven_metrics(run: Path, capsys: pytest.CaptureFixture[str]):
+    assert status_of("evaluate", "--run", run, "--split", "validation") == 0
+
+    shown = capsys.readouterr().out
+    for metric in ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr"):
+        assert metric in shown
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("evaluate",),
+        ("evaluate", "predictions.jsonl"),
+        ("evaluate", "--references", "references.jsonl"),
+        ("evaluate", "predictions.jsonl", "--run", "runs/mine"),
+        ("evaluate", "--run", "runs/mine", "--references", "references.jsonl"),
+        ("evaluate", "p.jsonl", "--references", "r.jsonl", "--base"),
+        ("evaluate", "--run", "no/such/run"),
+        ("caption",),
+        ("caption", "no/such/photo.jpg"),
+        ("report", "no/such/run"),
+        ("prepare", "no/such/folder", "--out", "out"),
+    ],
+)
+def test_wrong_words_end_2_with_one_message(
+    words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.chdir(tmp_path)
+
+    assert status_of(*words) == 2
+
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert "Traceback" not in shown.err
+
+
+def test_a_broken_image_is_named_and_the_rest_captioned(run: Path, photos: Path, capsys: pytest.CaptureFixture[str]):
+    (photos / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 not a photo")
+
+    assert status_of("caption", photos, "--adapter", run / "adapter") == 3
+
+    shown = capsys.readouterr()
+    assert [json.loads(line)["image_id"] for line in shown.out.splitlines()] == ["0.png", "1.png", "2.png"]
+    assert "broken.jpg" in shown.err
+
+
+def test_decoding_options_are_checked_before_the_model_is_loaded(photos: Path, capsys: pytest.CaptureFixture[str]):
+    assert status_of("caption", photos, "--base", "no/such/base", "--num-beams", "0") == 2
+
+    assert "num_beams" in capsys.readouterr().err
+
+
+def test_sidecar_captions_stand_beside_the_images(run: Path, photos: Path):
+    assert status_of("caption", photos, "--adapter", run / "adapter", "--sidecar") == 0
+
+    assert sorted(file.name for file in photos.glob("*.txt")) == ["0.txt", "1.txt", "2.txt"]
+
+
+def test_a_reader_that_closes_the_pipe_ends_the_command_quietly(run: Path, photos: Path):
+    command = [sys.executable, "-m", "captioncrafter", "caption", str(photos), "--adapter", str(run / "adapter")]
+
+    with subprocess.Popen(
+        [*command, "--images-per-batch", "1"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()
+        said = process.stderr.read()
+
+    assert process.returncode == 141
+    assert "Traceback" not in said
