@@ -37,7 +37,7 @@ def extract(
     if not missing:
         return 0
 
-    def prepare(batch: Sequence[str]) -> Float[Tensor, "image channel height width"]:
+    def prepare(batch: Sequence[str]) -> Float[Tensor, "image channel row column"]:
         return pixel_values(processor, [images[image]() for image in batch])
 
     with events.progress("features", len(images), done=len(images) - len(missing)) as bar:
@@ -52,7 +52,7 @@ def extract(
     return len(missing)
 
 
-def pixel_values(processor: Processor, images: Sequence[Image.Image]) -> Float[Tensor, "image channel height width"]:
+def pixel_values(processor: Processor, images: Sequence[Image.Image]) -> Float[Tensor, "image channel row column"]:
     """The processor's own resizing and normalisation of RGB `images`."""
     image_processor = processor.image_processor
     return image_processor(list(images), return_tensors="pt").pixel_values

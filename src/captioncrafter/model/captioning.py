@@ -42,7 +42,7 @@ def encode_prompt(processor: Processor, text: str) -> Prompt:
 
 @torch.no_grad()
 def query_outputs(
-    model: Blip2, pixels: Float[Tensor, "image channel height width"]
+    model: Blip2, pixels: Float[Tensor, "image channel row column"]
 ) -> Float[Tensor, "image query width"]:
     """What the frozen half makes of the images: the Q-Former's outputs, before the projection."""
     features = model.get_image_features(pixels.to(model.vision_model.dtype))

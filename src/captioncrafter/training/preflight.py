@@ -27,7 +27,7 @@ _LOSS_TOLERANCE = {torch.float32: 2e-3, torch.bfloat16: 3e-2}
 class Probe:
     """Some training images as the checks see them: pixels, stored features, token ids of their captions."""
 
-    pixels: Float[Tensor, "image channel height width"]
+    pixels: Float[Tensor, "image channel row column"]
     features: Float[Tensor, "image query width"]
     captions: list[list[TokenIds]]
 
