@@ -63,7 +63,7 @@ def _coco_caption(predictions: dict[str, str], captions: dict[str, list[str]], o
             {n: [{"caption": text} for text in texts] for n, texts in captions.items()}
         )
         given = PTBTokenizer().tokenize({n: [{"caption": text}] for n, text in predictions.items()})
-        found = {"CIDEr": Cider().compute_score(references, given)[0]}
+        found: dict[str, Any] = {"CIDEr": Cider().compute_score(references, given)[0]}
         if only is None:
             bleu = Bleu(4).compute_score(references, given, verbose=0)[0]
             found |= {f"BLEU-{order + 1}": value for order, value in enumerate(bleu)}
