@@ -2,6 +2,7 @@
 
 import io
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -149,3 +150,38 @@ def tiny_recipe(checkpoint: Path, dataset: Path, **changes: dict[str, object]) -
     for section, options in changes.items():
         values[section] = values.get(section, {}) | options
     return Recipe.model_validate(values)
+
+
+def load_tiny(folder: Path, *, dtype: torch.dtype = torch.float32):
+    """The checkpoint in `folder` with its processor and model, on the CPU."""
+    from captioncrafter.model import checkpoint
+
+    found = checkpoint.find(str(folder))
+    model = checkpoint.load_model(found, dtype=dtype, device=torch.device("cpu"))
+    return found, checkpoint.load_processor(found), model
+
+
+def changed_copy(checkpoint: Path, folder: Path, file: str, **changes: object) -> Path:
+    """A copy of `checkpoint` in which the JSON `file` has other values; None takes a key out."""
+    import shutil
+
+    shutil.copytree(checkpoint, folder)
+    values = json.loads((folder / file).read_text()) | changes
+    (folder / file).write_text(json.dumps({key: value for key, value in values.items() if value is not None}))
+    return folder
+
+
+def rewrite_tensors(file: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
+    """Lets `change` work on the tensors of a safetensors file, then writes them back."""
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(file)
+    change(tensors)
+    save_file(tensors, file, metadata={"format": "pt"})
+
+
+def flip_byte(file: Path, at: int) -> None:
+    """Turns the lowest bit of one byte of `file` over."""
+    content = bytearray(file.read_bytes())
+    content[at] ^= 1
+    file.write_bytes(content)

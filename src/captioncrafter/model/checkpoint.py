@@ -112,8 +112,8 @@ def _check_is_blip2(name: str, folder: Path) -> None:
         raise CheckpointError(f"{name}: no config.json in {folder}: not a Hugging Face checkpoint.")
     try:
         kind = json.loads(config.read_text(encoding="utf-8")).get("model_type")
-    except json.JSONDecodeError as error:
-        raise CheckpointError(f"{config}: not valid JSON ({error}). Fetch it again.") from None
+    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError) as error:
+        raise CheckpointError(f"{config}: not a JSON object ({error}). Fetch it again.") from None
     if kind != "blip-2":
         raise CheckpointError(
             f'{name}: its config.json says model_type "{kind}"; CaptionCrafter tunes "blip-2" models.'
@@ -128,10 +128,16 @@ def load_processor(checkpoint: Checkpoint) -> Processor:
     """
     from transformers import Blip2Processor
 
-    with _quiet_transformers():
-        processor = Blip2Processor.from_pretrained(checkpoint.folder)
-    assert isinstance(processor, Blip2Processor)
     config = _load_config(checkpoint)
+    try:
+        with _quiet_transformers():
+            processor = Blip2Processor.from_pretrained(checkpoint.folder)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{checkpoint.name}: its processor cannot be read ({_first_line(error)}). The preprocessor, processor and "
+            f"tokenizer files belong beside config.json in {checkpoint.folder}."
+        ) from error
+    assert isinstance(processor, Blip2Processor)
     if processor.num_query_tokens is None:
         processor.num_query_tokens = config.num_query_tokens
         events.say(f"{checkpoint.name}: an old copy whose processor has no num_query_tokens; using the model's.")
@@ -168,12 +174,18 @@ def load_model(checkpoint: Checkpoint, *, dtype: torch.dtype, device: torch.devi
     try:
         with _quiet_transformers():
             loaded: Any = Blip2ForConditionalGeneration.from_pretrained(
-                checkpoint.folder, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True
+                checkpoint.folder,
+                config=config,
+                dtype=dtype,
+                use_safetensors=True,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # reported below, by name
             )
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{checkpoint.name}: its weights cannot be read ({error}). Fetch them again.") from error
     model, report = loaded
-    missing = sorted({*report["missing_keys"], *(str(key) for key in report["mismatched_keys"])})
+    mismatched = (f"{name} {tuple(found)} for {tuple(wanted)}" for name, found, wanted in report["mismatched_keys"])
+    missing = sorted({*report["missing_keys"], *mismatched, *_tied_for_lack_of(config, stored)})
     if missing:
         raise CheckpointError(
             f"{checkpoint.name}: {len(missing)} weights are missing or of another shape, {missing[0]} first: "
@@ -181,6 +193,16 @@ def load_model(checkpoint: Checkpoint, *, dtype: torch.dtype, device: torch.devi
         )
     check_head(model, stored, checkpoint.name)
     return model.to(device).eval().requires_grad_(False)
+
+
+def _tied_for_lack_of(config: Any, stored: dict[str, weights.StoredTensor]) -> list[str]:
+    """Names of the head and embedding where a weight of its own is missing, which transformers fills with the other.
+
+    transformers 5 ties both whatever the checkpoint says, and keeps what it said as `scale_decoder_outputs`.
+    """
+    if getattr(config.text_config, "scale_decoder_outputs", True):
+        return []
+    return [name for name in (_HEAD, _EMBEDDING) if name not in stored]
 
 
 def check_head(model: Blip2, stored: dict[str, weights.StoredTensor], name: str) -> None:
@@ -206,12 +228,20 @@ def _read(tensor: weights.StoredTensor) -> torch.Tensor:
 
 
 def _load_config(checkpoint: Checkpoint) -> Any:
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import Blip2Config
 
-    with _quiet_transformers():
-        config = Blip2Config.from_pretrained(checkpoint.folder)
+    try:
+        with _quiet_transformers():
+            config = Blip2Config.from_pretrained(checkpoint.folder)
+    except (OSError, ValueError, TypeError, StrictDataclassError) as error:
+        raise CheckpointError(f"{checkpoint.folder / 'config.json'}: not usable ({error}). Fetch it again.") from error
     assert isinstance(config, Blip2Config)
     return config
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 @contextmanager

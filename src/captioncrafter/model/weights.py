@@ -58,23 +58,23 @@ def read_header(file: Path) -> list[StoredTensor]:
         length = int.from_bytes(stream.read(_LENGTH_BYTES), "little")
         if size < _LENGTH_BYTES or length > size:
             raise CheckpointError(f"{file}: truncated or not a safetensors file ({size} bytes). Fetch it again.")
-        try:
-            header = json.loads(stream.read(length))
-        except (json.JSONDecodeError, UnicodeDecodeError):
-            raise CheckpointError(f"{file}: its header is damaged. Fetch it again.") from None
-    header.pop("__metadata__", None)
+        header = stream.read(length)
     offset = _LENGTH_BYTES + length
-    tensors = [
-        StoredTensor(
-            name=name,
-            file=file,
-            dtype=entry["dtype"],
-            shape=tuple(entry["shape"]),
-            start=offset + entry["data_offsets"][0],
-            end=offset + entry["data_offsets"][1],
-        )
-        for name, entry in header.items()
-    ]
+    try:
+        tensors = [
+            StoredTensor(
+                name=name,
+                file=file,
+                dtype=entry["dtype"],
+                shape=tuple(entry["shape"]),
+                start=offset + entry["data_offsets"][0],
+                end=offset + entry["data_offsets"][1],
+            )
+            for name, entry in json.loads(header).items()
+            if name != "__metadata__"
+        ]
+    except (ValueError, AttributeError, KeyError, IndexError, TypeError):
+        raise CheckpointError(f"{file}: its header is damaged. Fetch it again.") from None
     expected = max((tensor.end for tensor in tensors), default=offset)
     if size != expected:
         raise CheckpointError(f"{file}: {size} bytes where its header promises {expected}: truncated. Fetch it again.")
