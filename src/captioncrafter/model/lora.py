@@ -7,6 +7,7 @@ when the vision half has left memory.
 import difflib
 import json
 import re
+import warnings
 from collections import Counter
 from pathlib import Path
 
@@ -107,10 +108,25 @@ def load_adapter(model: Blip2, folder: Path) -> Tuned:
 
     check_fits(model, folder)
     try:
-        tuned = PeftModel.from_pretrained(model, str(folder))
-    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Found missing adapter keys")  # refused below
+            tuned = PeftModel.from_pretrained(model, str(folder))
+    except (SafetensorError, OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
         raise CheckpointError(f"{folder}: the adapter cannot be loaded ({error}).") from error
+    _check_whole(tuned, folder)
     return tuned.eval()
+
+
+def _check_whole(tuned: Tuned, folder: Path) -> None:
+    """Raises `CheckpointError` when a layer that the adapter's configuration reaches has no weights in `folder`."""
+    reached = [name.replace(".default.", ".") for name, _ in tuned.named_parameters() if ".lora_" in name]
+    stored = stored_adapter(folder)
+    lacking = [name for name in reached if name not in stored]
+    if lacking:
+        raise CheckpointError(
+            f"{folder}: {len(lacking)} of the {len(reached)} weights that {ADAPTER_CONFIG} asks for are not in "
+            f"{ADAPTER_WEIGHTS}, {lacking[0]} first. Copy the adapter again."
+        )
 
 
 def merge(tuned: Tuned) -> Blip2:
@@ -143,10 +159,13 @@ def stored_adapter(folder: Path) -> dict[str, Tensor]:
             "Give the adapter folder of a run, for example runs/NAME/adapter."
         )
     try:
-        json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
-        return load_file(file)
-    except (SafetensorError, json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{folder}: the adapter is damaged ({error}).") from error
+        kind = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))["peft_type"]
+        tensors = load_file(file)
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{folder}: the adapter is damaged ({error}). Copy it again.") from error
+    if kind != "LORA":
+        raise CheckpointError(f"{folder}: an adapter of the kind {kind}; CaptionCrafter uses LORA.")
+    return tensors
 
 
 def layer_of(name: str) -> str:
