@@ -7,17 +7,19 @@ from typing import Any
 
 import torch
 
+from captioncrafter import runs
 from captioncrafter.model import weights
 from captioncrafter.model.checkpoint import Checkpoint
 from captioncrafter.model.stock import Processor
 
 _FORMAT = 1
 _FROZEN_PREFIX = ("vision_model.", "qformer.", "query_tokens")
+_FROZEN_SETTINGS = ("vision_config", "qformer_config")
 
 
 @dataclass(frozen=True)
 class FeatureKey:
-    """What features depend on besides the image: the frozen weights, the processor, the precision, the cut.
+    """What features depend on besides the image: frozen weights, their settings, processor, precision, cut.
 
     `facts` are written beside the features for a reader; `digest` (hex) names their folder. Another value of any of
     them is another folder, so a stale answer is impossible.
@@ -39,11 +41,13 @@ def feature_key(
 
     Reads every byte of the vision half's weights (some seconds for the 4 GB of blip2-flan-t5-xl).
     """
+    config = runs.read_json(checkpoint.folder / "config.json")
     settings = processor.image_processor.to_dict()
     facts = {
         "format": _FORMAT,
         "cut": "qformer",
         "weights": weights.fingerprint(checkpoint.folder, lambda name: name.startswith(_FROZEN_PREFIX)),
+        "model": {name: config.get(name) for name in _FROZEN_SETTINGS},
         "processor": json.loads(json.dumps(settings, default=str)),
         "computed_in": str(computed_in).removeprefix("torch."),
         "stored_as": stored_as,

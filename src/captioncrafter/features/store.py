@@ -15,6 +15,7 @@ import numpy as np
 import torch
 import xxhash
 from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from captioncrafter import events, runs
@@ -86,15 +87,15 @@ class FeatureStore:
         """Writes one more part: row i of `features` belongs to `images[i]`.
 
         `stored_as` is a torch dtype's name or `auto`: float16 where the range allows it, else bfloat16. Raises
-        `DataError` when a value is not finite.
+        `DataError` when a value is not finite, or beyond the range of `stored_as`.
         """
         from safetensors.torch import save_file
 
-        finite = features.isfinite().flatten(1).all(1)
-        if not finite.all():
-            bad = images[int((~finite).nonzero()[0])]
+        if bad := _not_finite(features, images):
             raise DataError(f"the vision half gave non-finite features for image {bad}. Is the checkpoint damaged?")
         rows = features.to("cpu", _storage_dtype(features, stored_as)).contiguous()
+        if bad := _not_finite(rows, images):
+            raise DataError(f"features of image {bad} are beyond the range of {stored_as}: set features.dtype to auto.")
         payload = xxhash.xxh3_128_hexdigest(rows.view(torch.uint8).numpy().data)
         file = self.folder / f"{uuid.uuid4().hex}.safetensors"
         with runs.replacing(file) as temporary:
@@ -112,22 +113,30 @@ class FeatureStore:
 
     def _add(self, file: Path) -> None:
         try:
-            (tensor,) = weights.read_header(file)
-            facts = _metadata(file)
-            rows = np.memmap(file, _NUMPY[tensor.dtype], mode="r", offset=tensor.start, shape=tensor.shape)
-        except (CheckpointError, KeyError, ValueError):
+            part, images = _read_part(file)
+        except (CheckpointError, SafetensorError, KeyError, ValueError, TypeError):
             events.warn(f"{file}: not a whole part; its features are computed again.")
             file.unlink()
             return
-        part = _Part(file, tensor.dtype, rows, facts["payload"])
-        self._where.update({image: (part, row) for row, image in enumerate(json.loads(facts["images"]))})
+        self._where.update({image: (part, row) for row, image in enumerate(images)})
 
 
-def _metadata(file: Path) -> dict[str, str]:
-    from safetensors import safe_open
-
+def _read_part(file: Path) -> tuple[_Part, list[str]]:
+    """The part in `file` and its images; raises one of many errors when its header is damaged."""
+    (tensor,) = weights.read_header(file)
     with safe_open(file, framework="pt") as opened:
-        return opened.metadata()
+        facts = opened.metadata()
+    images = json.loads(facts["images"])
+    if len(images) != tensor.shape[0]:
+        raise ValueError("as many images as rows")
+    rows = np.memmap(file, _NUMPY[tensor.dtype], mode="r", offset=tensor.start, shape=tensor.shape)
+    return _Part(file, tensor.dtype, rows, facts["payload"]), images
+
+
+def _not_finite(features: Tensor, images: Sequence[str]) -> str | None:
+    """The first of `images` whose features hold a value that is not finite."""
+    finite = features.isfinite().flatten(1).all(1)
+    return None if finite.all() else images[int((~finite).nonzero()[0])]
 
 
 def _storage_dtype(features: Tensor, stored_as: str) -> torch.dtype:
