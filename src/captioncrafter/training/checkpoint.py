@@ -45,7 +45,10 @@ def save(
     *,
     keep: int,
 ) -> Path:
-    """Writes the checkpoint of `progress.step` under `folder`, then removes all but the newest `keep`."""
+    """Writes the checkpoint of `progress.step` under `folder`, then removes all but the newest `keep`.
+
+    Those of later steps go too: a run is only ever behind one that it passed over as damaged.
+    """
     path = folder / f"step-{progress.step:06d}"
     with runs.replacing_folder(path) as temporary:
         save_file({name: p.detach().cpu() for name, p in parameters.items()}, temporary / _WEIGHTS)
@@ -54,7 +57,9 @@ def save(
         hashes = {file.name: _hash(file) for file in sorted(temporary.iterdir())}
         facts = {"progress": asdict(progress), "hashes": hashes}
         runs.write_json(temporary / _STATE, facts | {"check": _check(facts)})
-    for old in _newest_first(folder)[keep:]:
+    steps = _newest_first(folder)
+    at = steps.index(path)
+    for old in steps[:at] + steps[at + keep :]:
         shutil.rmtree(old)
     return path
 
@@ -95,7 +100,8 @@ def restore(
 
 
 def _newest_first(folder: Path) -> list[Path]:
-    return sorted(folder.glob("step-*"), reverse=True)
+    # By number: the millionth step has one digit more than the name is padded to.
+    return sorted(folder.glob("step-*"), key=lambda path: int(path.name.removeprefix("step-")), reverse=True)
 
 
 def _fault(path: Path) -> str | None:
