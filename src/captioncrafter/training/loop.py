@@ -25,6 +25,7 @@ from captioncrafter.training import checkpoint, guard, optimizer
 from captioncrafter.training.batches import Schedule, TrainingImages
 from captioncrafter.training.checkpoint import Progress
 from captioncrafter.training.packing import pack
+from captioncrafter.training.window import Window
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ class _Loop:
         )
         self.progress = Progress()
         self.every_steps = max(1, round(self.validation.every_epochs * self.schedule.steps_per_epoch))
-        self.window = _Window()
+        self.window = Window()
 
     def run_to_the_end(self) -> FitResult:
         """Every step from where the run stands to its last."""
@@ -190,6 +191,7 @@ class _Loop:
         return self.loss(features.to(self.device, non_blocking=True), captions.to(self.device))
 
     def _validate(self) -> None:
+        started = time.monotonic()
         _evaluation_mode(self.tuned)
         with torch.random.fork_rng(devices=self._random_devices()):
             found = self.validate()
@@ -207,6 +209,7 @@ class _Loop:
         self.progress = replace(self.progress, finished=step >= self.schedule.steps or out_of_patience)
         if step > 0:
             self._save()
+        self.window.leave_out(time.monotonic() - started)
 
     def _log_steps(self, rate: float, norm: float) -> None:
         row = {
@@ -274,30 +277,6 @@ class _Loop:
         return [self.device] if self.device.type == "cuda" else []
 
 
-@dataclass
-class _Window:
-    """Loss and speed since the last row of the log."""
-
-    loss: float = 0.0
-    tokens: int = 0
-    captions: int = 0
-    started: float = 0.0
-
-    def add(self, loss: float, tokens: int, captions: int) -> None:
-        self.loss += loss
-        self.tokens += tokens
-        self.captions += captions
-
-    def take(self) -> dict[str, float]:
-        """Mean loss in nats per token and captions a second since the last call."""
-        now = time.monotonic()
-        row = {"loss": self.loss / self.tokens}
-        if self.started:
-            row["captions_per_s"] = self.captions / (now - self.started)
-        self.loss, self.tokens, self.captions, self.started = 0.0, 0, 0, now
-        return row
-
-
 def _accelerator(device: torch.device, tracking: recipe.Tracking, run: runs.Run) -> Accelerator:
     tracker = None if tracking.tracker == "none" else tracking.tracker
     if tracker is not None and importlib.util.find_spec(tracker) is None:
@@ -318,8 +297,10 @@ def _training_mode(tuned: Tuned, gradient_checkpointing: bool) -> None:
     language_model = tuned.get_base_model().language_model
     language_model.train()
     if gradient_checkpointing:
+        # Renamed in transformers 5.23, which warns of the old name.
+        renamed = getattr(language_model, "activation_checkpointing_enable", None)
         # Reentrant checkpointing fails over a frozen base: no input of a block requires a gradient.
-        language_model.gradient_checkpointing_enable({"use_reentrant": False})
+        (renamed or language_model.gradient_checkpointing_enable)({"use_reentrant": False})
 
 
 def _evaluation_mode(tuned: Tuned) -> None:
