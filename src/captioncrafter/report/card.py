@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from captioncrafter import runs
+from captioncrafter.generation.decode import generate_options
 from captioncrafter.model.checkpoint import Checkpoint
-from captioncrafter.recipe import Recipe
+from captioncrafter.recipe import Decoding, Recipe
 from captioncrafter.report.content import hundredfold
 
 _USE = """\
@@ -21,7 +22,7 @@ processor = Blip2Processor.from_pretrained(base{revision})
 model = Blip2ForConditionalGeneration.from_pretrained(base{revision}, dtype=torch.{dtype})
 model = PeftModel.from_pretrained(model, "path/to/this/folder").eval()
 inputs = processor(images=Image.open("photo.jpg").convert("RGB"), text={prompt!r}, return_tensors="pt")
-tokens = model.generate(**inputs.to(model.dtype), max_new_tokens={max_new_tokens}, num_beams={num_beams})
+tokens = model.generate(**inputs.to(model.dtype), {decoding})
 print(processor.decode(tokens[0], skip_special_tokens=True).strip())
 ```"""
 
@@ -45,8 +46,7 @@ def write_card(
         revision=f", revision={base.revision!r}" if base.revision else "",
         dtype=precision,
         prompt=options.model.prompt,
-        max_new_tokens=options.decoding.max_new_tokens,
-        num_beams=options.decoding.num_beams,
+        decoding=_generate_arguments(options.decoding),
     )
     targets = ", ".join(f"`{target}`" for target in options.lora.targets)
     places = ", ".join(f"`{part}`" for part in options.lora.parts)
@@ -75,7 +75,19 @@ def _metadata(base: Checkpoint) -> str:
 
 
 def _data(options: Recipe) -> str:
-    return f"`{options.data.path}`" if options.data.path else "drawn scenes"
+    """What it was tuned on; of a folder only the name, for a card is published and a path is its writer's own."""
+    return f"`{Path(options.data.path).name}`" if options.data.path else "drawn scenes"
+
+
+def _generate_arguments(decoding: Decoding) -> str:
+    """Length and beam width, then whatever else of the decoding is not the usual, as `generate` takes it."""
+    usual = generate_options(Decoding())
+    chosen = {
+        name: value
+        for name, value in generate_options(decoding).items()
+        if name in ("max_new_tokens", "num_beams") or value != usual.get(name)
+    }
+    return ", ".join(f"{name}={value!r}" for name, value in chosen.items())
 
 
 def _scores(scores: Mapping[str, Any], base_scores: Mapping[str, Any] | None) -> str:
