@@ -13,8 +13,9 @@ from captioncrafter.data.splits import CaptionedImage, load_splits
 from captioncrafter.errors import DataError
 from captioncrafter.report.page import ReportData, System, render
 
-_THUMBNAIL_PIXELS = 200
-_THUMBNAIL_QUALITY = 82
+_BASE = "base"
+_THUMBNAIL_PIXELS = 192
+_THUMBNAIL_QUALITY = 75
 
 
 def report(paths: Sequence[Path], out: Path | None = None) -> Path:
@@ -24,21 +25,18 @@ def report(paths: Sequence[Path], out: Path | None = None) -> Path:
     or when the first was not evaluated. Where the run's data is no longer there, the page has no images and no
     references, and a line says so.
     """
-    first, *others = [runs.Run.open(path) for path in paths]
-    if not (first.path / runs.PREDICTIONS).is_file():
-        raise DataError(f"{first.path}: nothing to show yet. `captioncrafter evaluate --run {first.path}` scores it.")
-    subject = _system(first.path, first.path.resolve().name)
-    systems = [subject]
-    if (first.path / runs.BASE / runs.PREDICTIONS).is_file():
-        systems.append(_system(first.path / runs.BASE, "base"))
-    systems += [_beside(other, subject) for other in others]
+    first, *others = [_evaluated(path) for path in paths]
+    name, *names = _names(paths)
+    subject = _system(first.path, name)
+    base = [_system(first.path / runs.BASE, _BASE)] if (first.path / runs.BASE / runs.PREDICTIONS).is_file() else []
+    beside = [_beside(other, each, subject) for other, each in zip(others, names, strict=True)]
     options = recipe.build(first.recipe(), source=str(first.path / runs.RECIPE))
     images = _images(options, subject)
     page = render(
         ReportData(
-            title=f"{first.path.resolve().name}: captions by {options.model.base}",
-            summary=_summary(options),
-            systems=systems,
+            title=f"{name}: captions by {options.model.base}",
+            summary=_summary(options, first.manifest()),
+            systems=[subject, *base, *beside],
             references={image.image_id: image.captions for image in images},
             thumbnails=_thumbnails(images),
             log=first.log(),
@@ -52,6 +50,21 @@ def report(paths: Sequence[Path], out: Path | None = None) -> Path:
     return target
 
 
+def _evaluated(path: Path) -> runs.Run:
+    run = runs.Run.open(path)
+    if not (run.path / runs.PREDICTIONS).is_file():
+        raise DataError(f"{run.path}: nothing to show yet. `captioncrafter evaluate --run {run.path}` scores it.")
+    return run
+
+
+def _names(paths: Sequence[Path]) -> list[str]:
+    """What the page calls the runs: the folder's name, with as much of the path before it as tells them apart."""
+    parts = [path.resolve().parts for path in paths]
+    candidates = (["/".join(one[-length:]) for one in parts] for length in range(1, max(map(len, parts)) + 1))
+    different = (names for names in candidates if len({*names, _BASE}) > len(names))
+    return next(different, [str(path) for path in paths])
+
+
 def _system(folder: Path, name: str) -> System:
     predictions = {row["image_id"]: row["caption"] for row in runs.read_jsonl(folder / runs.PREDICTIONS)}
     rows = runs.read_jsonl(folder / runs.IMAGE_SCORES)
@@ -59,31 +72,45 @@ def _system(folder: Path, name: str) -> System:
     return System(name, predictions, runs.read_json(folder / runs.SCORES), by_image)
 
 
-def _beside(other: runs.Run, subject: System) -> System:
+def _beside(other: runs.Run, name: str, subject: System) -> System:
     """Another run's captions of the same images; raises `DataError` when they are of others."""
-    system = _system(other.path, other.path.resolve().name)
+    system = _system(other.path, name)
     if system.predictions.keys() != subject.predictions.keys():
         raise DataError(
             f"{other.path}: was evaluated on other images than {subject.name} ({len(system.predictions)} and "
             f"{len(subject.predictions)}), so their scores do not compare. Evaluate both on the same split."
         )
+    if system.scores.get("data") != subject.scores.get("data"):
+        raise DataError(
+            f"{other.path}: was evaluated on images of the same names as {subject.name}, but the images or their "
+            "references differ, so their scores do not compare. Evaluate both on the same data."
+        )
     return system
 
 
-def _summary(options: recipe.Recipe) -> str:
-    data = f"the images of {options.data.path}" if options.data.path else "drawn scenes"
+def _summary(options: recipe.Recipe, manifest: Mapping[str, Any]) -> str:
+    images = manifest.get("data", {}).get("train", {}).get("images")
+    amount = f"{images:,} " if images else ""
+    what = f"images of {Path(options.data.path).name}" if options.data.path else "drawn scenes"
     return (
-        f"{options.model.base}, fine-tuned on {data} with LoRA of rank {options.lora.rank} on "
-        f"{', '.join(options.lora.targets)}."
+        f"{options.model.base}, fine-tuned on {amount}{what} with LoRA of rank {options.lora.rank} "
+        f"on {', '.join(options.lora.targets)}."
     )
 
 
 def _images(options: recipe.Recipe, subject: System) -> list[CaptionedImage]:
-    """The images that the subject captioned; none when the run's data is no longer there."""
+    """The images that the subject captioned; none when the run's data is no longer there, or is not what it was."""
+    name = subject.scores.get("split", "validation")
     try:
-        split = load_splits(options.data)[subject.scores.get("split", "validation")]
-    except (DataError, KeyError) as error:
+        split = load_splits(options.data).get(name)
+    except DataError as error:
         events.warn(f"the page has no images and no references: {error}")
+        return []
+    if split is None or split.fingerprint() != subject.scores.get("data", split.fingerprint()):
+        events.warn(
+            f"the page has no images and no references: the {name} split of {options.data.path or 'the scenes'} is no "
+            "longer what was evaluated. `captioncrafter evaluate --run` scores it anew."
+        )
         return []
     return [image for image in split if image.image_id in subject.predictions]
 
@@ -97,5 +124,5 @@ def _thumbnail(image: CaptionedImage) -> tuple[str, bytes]:
     picture: Any = image.decode()
     picture.thumbnail((_THUMBNAIL_PIXELS, _THUMBNAIL_PIXELS), Image.Resampling.LANCZOS)
     file = io.BytesIO()
-    picture.save(file, "JPEG", quality=_THUMBNAIL_QUALITY)
+    picture.save(file, "JPEG", quality=_THUMBNAIL_QUALITY, optimize=True)
     return image.image_id, file.getvalue()

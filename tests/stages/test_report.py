@@ -1,0 +1,175 @@
+"""The page of a run folder: what is there is shown, what is not is said, what does not compare is refused."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from captioncrafter.errors import DataError
+from captioncrafter.stages.report import report
+from pages import of_class, read, system, texts
+from tiny import tiny_recipe, write_tiny_dataset
+
+IMAGES = 4
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six training and four validation images."""
+    return write_tiny_dataset(tmp_path_factory.mktemp("data") / "pictures", train=6, validation=IMAGES)
+
+
+def write_scored(folder: Path, caption: str, cider: float, **scores: Any) -> None:
+    """Predictions and scores as `evaluate` writes them, of the validation images."""
+    captions = {f"picture-{number}.png": caption for number in range(6, 6 + IMAGES)}
+    made = system("", captions, [cider] * IMAGES, cider=cider, split="validation", **scores)
+    rows = [{"image_id": image, **values} for image, values in made.image_scores.items()]
+    predictions = [{"image_id": image, "caption": text} for image, text in captions.items()]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "scores.json").write_text(json.dumps(made.scores))
+    for name, lines in (("image_scores.jsonl", rows), ("predictions.jsonl", predictions)):
+        (folder / name).write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def write_run(folder: Path, dataset: Path, caption: str = "a dog", cider: float = 0.7, **scores: Any) -> Path:
+    """A run folder without a model: recipe, log, manifest, and an evaluation of the validation images."""
+    write_scored(folder, caption, cider, **scores)
+    options = tiny_recipe(Path("a/checkpoint"), dataset)
+    (folder / "recipe.json").write_text(json.dumps(options.model_dump(mode="json")))
+    (folder / "manifest.json").write_text(json.dumps({"data": {"train": {"images": 6}}, "device": "cpu"}))
+    (folder / "log.jsonl").write_text(json.dumps({"kind": "step", "step": 1, "loss": 2.5, "epoch": 1.0}) + "\n")
+    return folder
+
+
+def test_the_page_of_a_run_shows_its_images_captions_and_references(tmp_path: Path, dataset: Path):
+    page = report([write_run(tmp_path / "mine", dataset)])
+
+    root = read(page.read_text(encoding="utf-8"))
+    assert page == tmp_path / "mine" / "report.html"
+    cards = root.findall(".//div[@id='cards']/article")
+    assert [card.get("aria-label") for card in cards] == [f"picture-{number}.png" for number in range(6, 10)]
+    assert all(len(of_class(card, "references")[0].findall("li")) == 5 for card in cards)
+    assert all(str(one.get("src")).startswith("data:image/jpeg;base64,") for one in root.iter("img"))
+
+
+def test_the_page_shows_the_scores_of_the_run_times_100(tmp_path: Path, dataset: Path):
+    root = read(report([write_run(tmp_path / "mine", dataset, cider=0.7)]).read_text(encoding="utf-8"))
+
+    assert texts(root, ".//table[@class='scores']/tbody/tr/td[1]")[-1] == "70.065.0 – 75.0"
+
+
+def test_the_base_stands_beside_the_run(tmp_path: Path, dataset: Path):
+    run = write_run(tmp_path / "mine", dataset, cider=0.7)
+    write_scored(run / "base", "a photo", 0.25)
+
+    root = read(report([run]).read_text(encoding="utf-8"))
+
+    assert texts(root, ".//table[@class='scores']/thead//th[@class]")[:2] == ["mine", "base"]
+    assert "CIDEr rises from 25.0 (base) to 70.0" in texts(root, ".//p[@class='meaning']")[0]
+
+
+def test_other_runs_stand_side_by_side(tmp_path: Path, dataset: Path):
+    runs = [write_run(tmp_path / name, dataset, caption=f"a {name}") for name in ("dog", "cat", "man")]
+
+    root = read(report(runs).read_text(encoding="utf-8"))
+
+    assert texts(root, ".//table[@class='scores']/thead//th[@class]")[:3] == ["dog", "cat", "man"]
+    assert texts(root, ".//div[@id='cards']/article[1]//p[@class='caption']") == ["a dog", "a cat", "a man"]
+    assert not (runs[1] / "report.html").exists()
+
+
+def test_runs_in_folders_of_one_name_are_told_apart(tmp_path: Path, dataset: Path):
+    runs = [write_run(tmp_path / name / "out", dataset) for name in ("dog", "cat")]
+
+    root = read(report(runs).read_text(encoding="utf-8"))
+
+    assert texts(root, ".//table[@class='scores']/thead//th[@class]")[:2] == ["dog/out", "cat/out"]
+
+
+def test_a_run_in_a_folder_called_base_is_told_from_the_base(tmp_path: Path, dataset: Path):
+    run = write_run(tmp_path / "base", dataset)
+    write_scored(run / "base", "a photo", 0.25)
+
+    root = read(report([run]).read_text(encoding="utf-8"))
+
+    assert texts(root, ".//table[@class='scores']/thead//th[@class]")[:2] == [f"{tmp_path.name}/base", "base"]
+
+
+def test_the_page_goes_where_it_is_told(tmp_path: Path, dataset: Path):
+    run = write_run(tmp_path / "mine", dataset)
+
+    page = report([run], out=tmp_path / "elsewhere" / "page.html")
+
+    assert page == tmp_path / "elsewhere" / "page.html"
+    assert page.is_file()
+    assert not (run / "report.html").exists()
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path: Path):
+    with pytest.raises(DataError, match="not a run folder"):
+        report([tmp_path])
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_run_that_was_not_evaluated_is_refused(place: int, tmp_path: Path, dataset: Path):
+    runs = [write_run(tmp_path / name, dataset) for name in ("one", "two")]
+    (runs[place] / "predictions.jsonl").unlink()
+
+    with pytest.raises(DataError, match=rf"{runs[place]}: nothing to show yet. `captioncrafter evaluate --run"):
+        report(runs)
+
+
+def test_a_run_over_other_images_is_refused(tmp_path: Path, dataset: Path):
+    runs = [write_run(tmp_path / name, dataset) for name in ("one", "two")]
+    lines = (runs[1] / "predictions.jsonl").read_text().splitlines()
+    (runs[1] / "predictions.jsonl").write_text("\n".join(lines[1:]) + "\n")
+
+    with pytest.raises(DataError, match=rf"{runs[1]}: was evaluated on other images than one \(3 and 4\)"):
+        report(runs)
+
+
+def test_a_run_over_other_data_of_the_same_names_is_refused(tmp_path: Path, dataset: Path):
+    from captioncrafter.data.splits import load_splits
+    from captioncrafter.recipe import Data
+
+    fingerprint = load_splits(Data(path=str(dataset)))["validation"].fingerprint()
+    runs = [write_run(tmp_path / name, dataset, data=data) for name, data in (("one", fingerprint), ("two", "f00"))]
+
+    with pytest.raises(DataError, match="images or their references differ"):
+        report(runs)
+
+
+def test_without_its_data_a_run_still_has_a_page(tmp_path: Path, dataset: Path, capsys: pytest.CaptureFixture[str]):
+    run = write_run(tmp_path / "mine", shutil.copytree(dataset, tmp_path / "data"))
+    shutil.rmtree(tmp_path / "data")
+
+    root = read(report([run]).read_text(encoding="utf-8"))
+
+    assert "the page has no images and no references" in capsys.readouterr().err
+    assert not list(root.iter("img"))
+    assert texts(root, ".//div[@id='cards']//p[@class='caption']") == ["a dog"] * IMAGES
+
+
+def test_data_that_has_changed_since_is_not_shown(tmp_path: Path, dataset: Path, capsys: pytest.CaptureFixture[str]):
+    run = write_run(tmp_path / "mine", dataset, data="another fingerprint")
+
+    root = read(report([run]).read_text(encoding="utf-8"))
+
+    assert "no longer what was evaluated" in capsys.readouterr().err
+    assert not list(root.iter("img"))
+
+
+def test_thumbnails_are_small_and_whole(tmp_path: Path, dataset: Path):
+    import base64
+    import io
+
+    from PIL import Image
+
+    root = read(report([write_run(tmp_path / "mine", dataset)]).read_text(encoding="utf-8"))
+
+    source = str(next(root.iter("img")).get("src"))
+    with Image.open(io.BytesIO(base64.b64decode(source.removeprefix("data:image/jpeg;base64,")))) as thumbnail:
+        assert thumbnail.format == "JPEG"
+        assert thumbnail.size == (40, 40)
