@@ -17,6 +17,7 @@ WIDTH, HEIGHT = 460, 260
 _TOP, _BOTTOM, _LEFT = 30, 34, 40
 _LETTER = 6.3
 _LABEL_GAP = 15
+_LABEL_OFFSET = 11
 STRIP_WIDTH = 200
 _STRIP_ROW = 11
 
@@ -35,9 +36,8 @@ class Line:
 
 @dataclass(frozen=True)
 class Bars:
-    """A named histogram: the height of each bin."""
+    """A histogram: the height of each bin."""
 
-    label: str
     heights: Sequence[float]
     role: Role
 
@@ -55,34 +55,44 @@ class Interval:
 def line_chart(lines: Sequence[Line], *, x_title: str, y_title: str, description: str) -> Markup:
     """Curves over axes, each named at its end; `description` is what a person who cannot see it hears.
 
-    The vertical axis starts at zero, unless all values lie in the upper half of what it would then span.
+    Where all x are whole numbers, so are the ticks under them. The vertical axis starts at zero, unless all values
+    lie in the upper half of what it would then span.
     """
     everything = [point for line in lines for point in (*line.points, *line.faint)]
     xs, ys = [x for x, _ in everything], [y for _, y in everything]
     low = 0.0 if 0 <= min(ys) < max(ys) / 2 or min(ys) == max(ys) else min(ys)
     across = (min(xs), max(xs) if max(xs) > min(xs) else min(xs) + 1)
-    frame = _Frame(across, ticks(*across), ticks(low, max(ys)), right=_room(line.label for line in lines))
+    counted = all(float(x).is_integer() for x in xs)
+    frame = _Frame(across, ticks(*across, whole=counted), ticks(low, max(ys)), _room(line.label for line in lines))
     marks = [frame.axes(x_title, y_title)]
     marks += [_dots(frame, line.faint, f"raw {line.role}") for line in lines if line.faint]
     marks += [_curve(frame, line) for line in lines]
     ends = [(frame.y(line.points[-1][1]), line) for line in lines]
     marks += [
-        _text(frame.x(line.points[-1][0]) + 8, y + 4, line.label, f"label {line.role}") for y, line in _apart(ends)
+        _text(frame.x(line.points[-1][0]) + _LABEL_OFFSET, y + 4, line.label, f"label {line.role}")
+        for y, line in _apart(ends)
     ]
     return _svg(marks, description)
 
 
-def histogram(bars: Sequence[Bars], edges: Sequence[float], *, x_title: str, y_title: str, description: str) -> Markup:
-    """Histograms over the same bins: the first filled, the others as outlines, named in a line above.
+def histogram(
+    bars: Sequence[Bars],
+    edges: Sequence[float],
+    *,
+    x_title: str,
+    y_title: str,
+    description: str,
+    whole: bool = False,
+) -> Markup:
+    """Histograms over the same bins: the subject's filled, the others as outlines; what is which, a legend must say.
 
-    Bin k reaches from `edges[k]` to `edges[k + 1]`.
+    Bin k reaches from `edges[k]` to `edges[k + 1]`; with `whole` the ticks under them are whole numbers.
     """
     top = max((height for one in bars for height in one.heights), default=0.0) or 1.0
     across = (edges[0], edges[-1])
-    frame = _Frame(across, ticks(*across), ticks(0.0, top, about=4), right=12)
+    frame = _Frame(across, ticks(*across, whole=whole), ticks(0.0, top, about=4), right=12)
     marks = [frame.axes(x_title, y_title)]
     marks += [_outline(frame, one, edges) for one in sorted(bars, key=lambda one: one.role == "subject")]
-    marks.append(_legend(bars))
     return _svg(marks, description)
 
 
@@ -110,13 +120,17 @@ def gap_strip(real: float, shuffled: float, top: float, role: Role) -> Markup:
     return _strip(marks, 1)
 
 
-def ticks(low: float, high: float, about: int = 5) -> list[float]:
-    """About as many round numbers as asked; the first is at or below `low`, the last at or above `high`."""
+def ticks(low: float, high: float, about: int = 5, *, whole: bool = False) -> list[float]:
+    """About as many round numbers as asked; the first is at or below `low`, the last at or above `high`.
+
+    `whole` keeps them whole, where things are counted.
+    """
     if high <= low:
         high = low + (abs(low) or 1.0)
     rough = (high - low) / about
     power = 10.0 ** math.floor(math.log10(rough))
-    step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough * 0.999)
+    steps = [factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough * 0.999]
+    step = next((one for one in steps if one.is_integer()), 1.0) if whole else steps[0]
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     return [position * step for position in range(first, last + 1)]
 
@@ -164,7 +178,7 @@ def _tick(value: float, among: Sequence[float]) -> str:
 
 def _room(labels: Iterable[str]) -> float:
     """Space to the right of the curves for their names."""
-    return 16 + _LETTER * max((len(label) for label in labels), default=0)
+    return _LABEL_OFFSET + 8 + _LETTER * max((len(label) for label in labels), default=0)
 
 
 def _apart(ends: Sequence[tuple[float, Line]]) -> list[tuple[float, Line]]:
@@ -196,16 +210,6 @@ def _outline(frame: _Frame, bars: Bars, edges: Sequence[float]) -> Markup:
         path.append(f"V{frame.y(height):.1f}H{frame.x(end):.1f}")
     path.append(f"V{frame.y(0):.1f}")
     return _path("".join(path), f"bars {bars.role}")
-
-
-def _legend(bars: Sequence[Bars]) -> Markup:
-    marks, x = [], WIDTH - 12.0
-    for one in reversed(bars):
-        x -= _LETTER * len(one.label)
-        marks.append(_text(x, 12, one.label, f"label {one.role}"))
-        marks.append(_path(f"M{x - 18:.1f} 8h12", f"line {one.role}"))
-        x -= 34
-    return Markup("").join(marks)
 
 
 def _along(value: float, top: float) -> float:

@@ -61,6 +61,11 @@ class ReportData:
         """What the subject is measured against, where something is."""
         return self.systems[1] if len(self.systems) > 1 else None
 
+    @property
+    def people(self) -> list[str]:
+        """A caption by a person for each image, its first reference: as many texts as a system writes."""
+        return [texts[0] for texts in self.references.values() if texts]
+
 
 def measured_metrics(systems: Sequence[System]) -> list[str]:
     """Metrics that some system has a value of, over the set or on single images, in their usual order."""

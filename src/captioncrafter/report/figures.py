@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 from markupsafe import Markup
@@ -18,11 +19,21 @@ _MOST_BINS = 24
 
 @dataclass(frozen=True)
 class Figure:
-    """A chart with its heading and the sentence below it."""
+    """A chart with its heading and the sentence below it; `legend` names what is not named within the chart."""
 
     title: str
     chart: Markup
     note: str
+    legend: Sequence[tuple[str, Role]] = ()
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Values that one histogram counts; two runs may bear the same name."""
+
+    name: str
+    role: Role
+    values: Sequence[float]
 
 
 def training_figures(log: Sequence[Mapping[str, Any]]) -> list[Figure]:
@@ -34,7 +45,7 @@ def caption_figures(data: ReportData, metric: str | None) -> list[Figure]:
     """Histograms of caption lengths and of the per-image values of `metric`."""
     figures = [_length_figure(data)]
     if metric and any(_image_values(system, metric) for system in data.systems):
-        figures.append(_score_figure(data.systems, metric))
+        figures.append(_score_figure(data, metric))
     return figures
 
 
@@ -92,7 +103,7 @@ def _cider_figure(log: Sequence[Mapping[str, Any]]) -> Figure | None:
     kept = (
         f"The adapter of step {rows[best]['step']:,} was kept: CIDEr {points[best][1]:.1f}." if best is not None else ""
     )
-    below = " Below it, the same captions on other images." if shuffled else ""
+    below = " Dotted: the same captions dealt out to other images." if shuffled else ""
     return Figure("Validation CIDEr", chart, f"{kept}{below}".strip())
 
 
@@ -120,44 +131,50 @@ def _thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]
 
 
 def _length_figure(data: ReportData) -> Figure:
-    lengths = {system.name: [len(text.split()) for text in system.predictions.values()] for system in data.systems}
-    people = [len(text.split()) for texts in data.references.values() for text in texts]
-    everything = [length for some in lengths.values() for length in some] + people
-    step = math.ceil((max(everything, default=0) + 1) / _MOST_BINS)
-    edges = [step * k - 0.5 for k in range(math.ceil((max(everything, default=0) + 1) / step) + 1)]
-    bars = [Bars(name, _shares(some, edges), role_of(k)) for k, (name, some) in enumerate(lengths.items())]
-    if people:
-        bars.append(Bars("people", _shares(people, edges), "people"))
-    means = {name: sum(some) / len(some) for name, some in [*lengths.items(), ("people", people)] if some}
-    spoken = ", ".join(f"{name} {mean:.1f}" for name, mean in means.items())
+    groups = [
+        _Group(system.name, role_of(place), _lengths(system.predictions.values()))
+        for place, system in enumerate(data.systems)
+    ]
+    groups += [_Group("people", "people", _lengths(data.people))] if data.people else []
+    longest = max((length for group in groups for length in group.values), default=0)
+    step = math.ceil((longest + 1) / _MOST_BINS)
+    edges = [step * k - 0.5 for k in range(math.ceil((longest + 1) / step) + 1)]
+    spoken = ", ".join(f"{group.name} {sum(group.values) / len(group.values):.1f}" for group in groups if group.values)
     chart = histogram(
-        bars,
+        [Bars(_shares(group.values, edges), group.role) for group in groups],
         edges,
         x_title="words",
         y_title="% of captions",
         description=f"Histogram of caption lengths. Means: {spoken} words.",
+        whole=True,
     )
-    return Figure("Caption length", chart, f"Mean words a caption: {spoken}.")
+    return Figure("Caption length", chart, f"Mean words in a caption: {spoken}.", _legend(groups))
 
 
-def _score_figure(systems: Sequence[System], metric: str) -> Figure:
-    values = {system.name: _image_values(system, metric) for system in systems}
-    top = max(value for some in values.values() for value in some) or 1.0
-    edges = [100 * top * k / _MOST_BINS for k in range(_MOST_BINS + 1)]
-    bars = [
-        Bars(name, _shares([100 * value for value in some], edges), role_of(k))
-        for k, (name, some) in enumerate(values.items())
-        if some
+def _score_figure(data: ReportData, metric: str) -> Figure:
+    measured = [
+        _Group(system.name, role_of(place), _image_values(system, metric)) for place, system in enumerate(data.systems)
     ]
-    medians = ", ".join(f"{name} {hundredfold(sorted(some)[len(some) // 2])}" for name, some in values.items() if some)
+    groups = [group for group in measured if group.values]
+    top = max(value for group in groups for value in group.values) or 1.0
+    edges = [100 * top * k / _MOST_BINS for k in range(_MOST_BINS + 1)]
+    medians = ", ".join(f"{group.name} {hundredfold(median(group.values))}" for group in groups)
     chart = histogram(
-        bars,
+        [Bars(_shares([100 * value for value in group.values], edges), group.role) for group in groups],
         edges,
         x_title=f"{metric} × 100, one image",
         y_title="% of images",
         description=f"Histogram of {metric} over images. Medians: {medians}.",
     )
-    return Figure(f"{metric} image by image", chart, f"Median: {medians}.")
+    return Figure(f"{metric}, image by image", chart, f"Median: {medians}.", _legend(groups))
+
+
+def _legend(groups: Sequence[_Group]) -> list[tuple[str, Role]]:
+    return [(group.name, group.role) for group in groups]
+
+
+def _lengths(captions: Iterable[str]) -> list[float]:
+    return [len(caption.split()) for caption in captions]
 
 
 def _image_values(system: System, metric: str) -> list[float]:

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 from markupsafe import Markup
 
-from captioncrafter.metrics.diversity import distinct_captions, distinct_ngrams, vocabulary, words
+from captioncrafter.metrics.diversity import distinct_captions, distinct_ngrams, mean_length, vocabulary, words
 from captioncrafter.report.charts import gap_strip
 from captioncrafter.report.content import ReportData, System, hundredfold, share
 from captioncrafter.report.figures import role_of
@@ -18,6 +18,9 @@ _BARELY_GROUNDED = 1.5
 # People give different images the same caption about once in a thousand; one caption on a tenth of them is a default.
 _COLLAPSED = 0.1
 _FEW_IMAGES = 10
+# Among a few images a tenth is one or two, which says nothing.
+_FEW_TIMES = 3
+_QUOTED_LETTERS = 120
 
 
 @dataclass(frozen=True)
@@ -62,10 +65,12 @@ def grounding_table(systems: Sequence[System]) -> list[GroundingRow]:
 
 
 def caption_measures(data: ReportData) -> list[Measure]:
-    """Variety and length of the captions, a column for each system and a last one for the references."""
+    """Variety and length of the captions, a column for each system and a last one for people.
+
+    How varied texts are depends on how many there are, so people stand with one caption for each image.
+    """
     groups = [list(system.predictions.values()) for system in data.systems]
-    people = [text for texts in data.references.values() for text in texts]
-    columns = [_describe(texts) for texts in ([*groups, people] if people else groups)]
+    columns = [_describe(texts) for texts in ([*groups, data.people] if data.people else groups)]
     rows = [Measure(name, [column[name] for column in columns]) for name in columns[0]]
     return rows + _novelty(data.systems, columns=len(columns))
 
@@ -96,18 +101,24 @@ def _pair(system: System) -> tuple[float, float] | None:
 
 
 def _collapse(data: ReportData) -> Finding | None:
-    captions = list(data.subject.predictions.values())
+    """Whether one caption stands for many images; empty captions are another finding."""
+    captions = [text for text in data.subject.predictions.values() if text.strip()]
     if len(captions) < _FEW_IMAGES:
         return None
     (commonest, count), different = Counter(captions).most_common(1)[0], len(set(captions))
-    if count >= _COLLAPSED * len(captions):
+    if count >= max(_COLLAPSED * len(captions), _FEW_TIMES):
         return Finding(
-            f"The captions have collapsed: {count:,} of {len(captions):,} images get “{commonest}”.", alarming=True
+            f"The captions have collapsed: {count:,} of {len(captions):,} images get {_quoted(commonest)}.",
+            alarming=True,
         )
     return Finding(
-        f"{different:,} of {len(captions):,} captions differ from each other; the commonest is given {_times(count)}.",
+        f"{different:,} of {len(captions):,} captions are different texts; the commonest is given {_times(count)}.",
         alarming=False,
     )
+
+
+def _quoted(caption: str) -> str:
+    return f"“{caption}”" if len(caption) <= _QUOTED_LETTERS else f"“{caption[:_QUOTED_LETTERS]} …”"
 
 
 def _times(count: int) -> str:
@@ -116,7 +127,9 @@ def _times(count: int) -> str:
 
 def _empty(system: System) -> Finding | None:
     empty = sum(not text.strip() for text in system.predictions.values())
-    return Finding(f"{empty:,} captions are empty.", alarming=True) if empty else None
+    if not empty:
+        return None
+    return Finding(f"{empty:,} captions are empty." if empty > 1 else "One caption is empty.", alarming=True)
 
 
 def _describe(captions: Sequence[str]) -> Mapping[str, str]:
@@ -124,12 +137,12 @@ def _describe(captions: Sequence[str]) -> Mapping[str, str]:
     count = max(len(captions), 1)
     return {
         "different captions": share(distinct_captions(captions)),
-        "the commonest caption": share(max(Counter(captions).values(), default=0) / count),
-        "words a caption": f"{sum(map(len, spoken)) / count:.1f}",
-        "different words": f"{vocabulary(captions):,}",
-        "different words of all words (distinct-1)": share(distinct_ngrams(captions, 1)),
-        "different word pairs of all pairs (distinct-2)": share(distinct_ngrams(captions, 2)),
-        "a word said twice in a row": share(sum(map(_stutters, spoken)) / count),
+        "images with the commonest caption": share(max(Counter(captions).values(), default=0) / count),
+        "mean words in a caption": f"{mean_length(captions):.1f}",
+        "vocabulary, words": f"{vocabulary(captions):,}",
+        "distinct-1: different words of all": share(distinct_ngrams(captions, 1)),
+        "distinct-2: different word pairs of all": share(distinct_ngrams(captions, 2)),
+        "captions with a word twice in a row": share(sum(map(_stutters, spoken)) / count),
     }
 
 
@@ -143,4 +156,4 @@ def _novelty(systems: Sequence[System], *, columns: int) -> list[Measure]:
     if all(one is None for one in shares):
         return []
     spoken = ["" if one is None else share(one) for one in shares]
-    return [Measure("captions that are no training caption", spoken + [""] * (columns - len(spoken)))]
+    return [Measure("captions never seen in training", spoken + [""] * (columns - len(spoken)))]

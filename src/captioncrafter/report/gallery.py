@@ -46,19 +46,21 @@ class Said:
 class Card:
     """An image with all its captions; `thumbnail` is a data URI or empty."""
 
-    position: int
     image_id: str
     thumbnail: str
     said: Sequence[Said]
     references: Sequence[str]
 
+    @property
+    def spoken(self) -> str:
+        """What the image shows in words, for who cannot see it: what a person wrote of it, else its name."""
+        return self.references[0] if self.references else self.image_id
+
 
 def cards(data: ReportData, metric: str | None) -> list[Card]:
     """A card for each image the subject captioned, in its order; scores are those of `metric`."""
     common = _common_words(data.references)
-    return [
-        _card(data, metric, position, image_id, common) for position, image_id in enumerate(data.subject.predictions)
-    ]
+    return [_card(data, metric, image_id, common) for image_id in data.subject.predictions]
 
 
 def extremes(data: ReportData, every_card: Sequence[Card], metric: str | None) -> tuple[list[Card], list[Card]]:
@@ -89,7 +91,7 @@ def _for_sorting(score: float | None) -> float | None:
     return None if score is None or not math.isfinite(score) else round(100 * score, 2)
 
 
-def _card(data: ReportData, metric: str | None, position: int, image_id: str, common: frozenset[str]) -> Card:
+def _card(data: ReportData, metric: str | None, image_id: str, common: frozenset[str]) -> Card:
     references = data.references.get(image_id, ())
     telling = frozenset(word for text in references for word in words(text)) - common
     said = [
@@ -102,7 +104,7 @@ def _card(data: ReportData, metric: str | None, position: int, image_id: str, co
         for place, system in enumerate(data.systems)
         if image_id in system.predictions
     ]
-    return Card(position, image_id, _data_uri(data.thumbnails.get(image_id)), said, references)
+    return Card(image_id, _data_uri(data.thumbnails.get(image_id)), said, references)
 
 
 def _common_words(references: Mapping[str, Sequence[str]]) -> frozenset[str]:

@@ -53,7 +53,7 @@ def headline(data: ReportData) -> Headline | None:
     before = data.base.metric(metric) if data.base else {}
     if data.base is None or "value" not in before:
         return Headline(metric, None, hundredfold(after["value"]), [_alone(metric, after, data.subject)])
-    sentences = [_change(metric, before, after), _wins(metric, data.subject, data.base)]
+    sentences = [_change(metric, before, after, data.base.name), _wins(metric, data.subject, data.base)]
     return Headline(
         metric, hundredfold(before["value"]), hundredfold(after["value"]), [text for text in sentences if text]
     )
@@ -92,10 +92,10 @@ def _alone(metric: str, score: Mapping[str, float], system: System) -> str:
     return f"{metric} {hundredfold(score['value'])}{bounds}{where}."
 
 
-def _change(metric: str, before: Mapping[str, float], after: Mapping[str, float]) -> str:
+def _change(metric: str, before: Mapping[str, float], after: Mapping[str, float], beside: str) -> str:
     old, new = hundredfold(before["value"]), hundredfold(after["value"])
     moved = "rises" if after["value"] > before["value"] else "falls"
-    moves = f"{metric} {moved} from {old} to {new}" if old != new else f"{metric} stays at {new}"
+    moves = f"{metric} {moved} from {old} ({beside}) to {new}" if old != new else f"{metric} stays at {new} ({beside})"
     if not (_bounded(before) and _bounded(after)):
         return f"{moves}; how sure that is was not measured."
     if after["low"] > before["high"] or after["high"] < before["low"]:
@@ -114,4 +114,7 @@ def _wins(metric: str, subject: System, base: System) -> str:
     if not gains:
         return ""
     up, down = sum(gain > 0 for gain in gains), sum(gain < 0 for gain in gains)
-    return f"{up:,} of {len(gains):,} images gain, {down:,} lose, {len(gains) - up - down:,} stay as they were."
+    same = len(gains) - up - down
+    return f"Of {len(gains):,} images {up:,} gain and {down:,} lose" + (
+        f"; {same:,} stay as they were." if same else "."
+    )

@@ -9,7 +9,8 @@
   const { scores } = JSON.parse(document.getElementById("index").textContent);
   const waiting = document.getElementById("waiting").content;
   const cards = [...grid.children, ...waiting.children];
-  const texts = cards.map((card) => card.textContent.toLowerCase());
+  const spoken = (card) => [...card.querySelectorAll(".caption, .references, .name")].map((part) => part.textContent);
+  const texts = cards.map((card) => spoken(card).join("\n").toLowerCase());
   const metric = document.getElementById("metric");
   const filter = document.getElementById("filter");
   const more = document.getElementById("more");

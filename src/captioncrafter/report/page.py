@@ -26,6 +26,7 @@ def render(data: ReportData) -> str:
     metric = headline_metric(per_image)
     every_card = gallery.cards(data, metric)
     best, worst = gallery.extremes(data, every_card, metric)
+    shown, waiting = every_card[: gallery.SHOWN_AT_FIRST], every_card[gallery.SHOWN_AT_FIRST :]
     return _template().render(
         data=data,
         policy=_policy(style, script),
@@ -44,8 +45,8 @@ def render(data: ReportData) -> str:
         metrics=per_image,
         best=best,
         worst=worst,
-        shown=every_card[: gallery.SHOWN_AT_FIRST],
-        waiting=every_card[gallery.SHOWN_AT_FIRST :],
+        shown=shown,
+        waiting=waiting,
         index=gallery.score_index(data),
         protocol=provenance.protocol_sections(data.subject.scores),
         recipe=provenance.recipe_sections(data.recipe),
@@ -91,6 +92,6 @@ def _facts(data: ReportData) -> list[str]:
             f"{counts[0]} references each" if len(counts) == 1 else f"{counts[0]}–{counts[-1]} references each"
         )
     if "num_beams" in decoding:
-        facts.append("greedy decoding" if decoding["num_beams"] == 1 else f"beam {decoding['num_beams']}")
+        facts.append("greedy decoding" if decoding["num_beams"] == 1 else f"beam width {decoding['num_beams']}")
     facts.append(f"prompt “{scores['prompt']}”" if scores.get("prompt") else "")
     return [fact for fact in facts if fact]

@@ -7,7 +7,7 @@ from typing import Any
 from captioncrafter.recipe import Recipe
 from captioncrafter.report.content import number
 
-_LISTED_AT_MOST = 6
+_LISTED_AT_MOST = 12
 _MEASURED = ("metrics", "diversity", "grounding")
 
 
