@@ -45,7 +45,7 @@ COLLAGES_PER_STEP = 32
 SCENES_PER_STEP = 16
 GREY_SHARE = 0.25
 ODD_SHARE = 0.5
-FARTHEST = 90.0
+CLEARANCE = 90.0
 """How far, in RGB, an odd paint keeps from the held-out colours of a shape, and from the wall behind it."""
 
 MISHEARD = 0.3
@@ -159,7 +159,7 @@ def _odd_paint(shape: str, background: str, dice: random.Random) -> Colour:
     shunned = [PAINT[colour] for held_out, colour in HELD_OUT_COLOURS if held_out == shape] + [WALL[background]]
     while True:
         colour = (dice.randrange(256), dice.randrange(256), dice.randrange(256))
-        if all(math.dist(colour, other) > FARTHEST for other in shunned):
+        if all(math.dist(colour, other) > CLEARANCE for other in shunned):
             return colour
 
 
