@@ -45,9 +45,11 @@ def find_images(given: Sequence[str]) -> list[ImageFile]:
         raise InputError(
             "no images named: give files, folders or patterns, for example `captioncrafter caption photos/`."
         )
-    found = dict.fromkeys(path for word in given for path in _paths(word))
+    found: dict[Path, Path] = {}
+    for path in (path for word in given for path in _paths(word)):
+        found.setdefault(path.absolute(), path)
     names = Counter(path.name for path in found)
-    return [ImageFile(path, path.name if names[path.name] == 1 else path.as_posix()) for path in found]
+    return [ImageFile(path, path.name if names[path.name] == 1 else path.as_posix()) for path in found.values()]
 
 
 def _paths(word: str) -> list[Path]:
@@ -136,10 +138,10 @@ def read_finished(out: Path) -> frozenset[str]:
     """Ids of the images that `out` already has a caption for; a last line cut short by a stop is taken off."""
     if not out.is_file():
         return frozenset()
-    text = out.read_text(encoding="utf-8")
-    if text and not text.endswith("\n"):
-        whole = text[: text.rfind("\n") + 1]
-        runs.write_text(out, whole)
+    content = out.read_bytes()  # not as text: the cut may go through a letter
+    if content and not content.endswith(b"\n"):
+        with runs.replacing(out) as temporary:
+            temporary.write_bytes(content[: content.rfind(b"\n") + 1])
     return frozenset(str(row["image_id"]) for row in runs.read_jsonl(out) if "image_id" in row)
 
 

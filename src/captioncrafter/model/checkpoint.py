@@ -40,8 +40,9 @@ class Checkpoint:
         return self.name if self.on_hub else str(self.folder.resolve())
 
     def describe(self) -> dict[str, Any]:
-        """What tells this checkpoint from every other, for manifests."""
-        return {"base": self.name, "revision": self.revision, "weights": weights.quick_fingerprint(self.folder)}
+        """What tells this checkpoint from every other, and finds it again from any folder of this machine."""
+        base = self.name if self.name in bundled() else self.loadable_name
+        return {"base": base, "revision": self.revision, "weights": weights.quick_fingerprint(self.folder)}
 
 
 def bundled() -> list[str]:

@@ -1,0 +1,133 @@
+"""Captions from stored features are those that the stock model generates from the pixels."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from captioncrafter import recipe
+from captioncrafter.data.images import decode_image
+from captioncrafter.features.extract import pixel_values
+from captioncrafter.generation.decode import decode
+from captioncrafter.model.captioning import encode_prompt, query_outputs
+from tiny import load_tiny, picture
+
+IMAGES = 6
+PROMPT = "a photo of"
+
+
+class Seeing:
+    """The tiny model with its eyes opened: pictures weigh enough for each to get a caption of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        _, self.processor, self.model = load_tiny(folder)
+        for name, parameter in self.model.qformer.named_parameters():
+            if name.endswith(("crossattention.attention.value.weight", "crossattention.output.dense.weight")):
+                parameter.mul_(10)
+        self.model.language_projection.weight.mul_(4)
+        pictures = [decode_image(picture(number)) for number in range(IMAGES)]
+        self.inputs = self.processor(images=pictures, text=[PROMPT] * IMAGES, return_tensors="pt")
+        self.features = query_outputs(self.model, pixel_values(self.processor, pictures))
+
+    def captions(self, images: slice = slice(None), **decoding: object) -> list[str]:
+        settings = recipe.Decoding.model_validate({"max_new_tokens": 12} | decoding)
+        prompt = encode_prompt(self.processor, PROMPT)
+        return decode(self.model, self.processor, self.features[images], prompt, settings)
+
+    def stock_captions(self, **options: object) -> list[str]:
+        tokens = self.model.generate(**self.inputs, max_new_tokens=12, do_sample=False, **options)
+        return self.processor.batch_decode(tokens, skip_special_tokens=True)
+
+
+@pytest.fixture(scope="module")
+def seeing(tiny_checkpoint: Path) -> Seeing:
+    return Seeing(tiny_checkpoint)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"num_beams": 1},
+        {"num_beams": 5},
+        {"num_beams": 3, "length_penalty": -20.0},
+        {"num_beams": 3, "no_repeat_ngram_size": 2},
+        {"num_beams": 1, "repetition_penalty": 3.0},
+    ],
+    ids=str,
+)
+def test_greedy_and_beam_search_give_what_the_stock_model_generates(seeing: Seeing, settings: dict[str, float]):
+    captions = seeing.captions(**settings)
+
+    assert captions == seeing.stock_captions(**settings)
+    assert len(set(captions)) >= 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "baseline"),
+    [
+        ({"num_beams": 5}, {"num_beams": 1}),
+        ({"num_beams": 5, "length_penalty": -20.0}, {"num_beams": 5}),
+        ({"num_beams": 1, "repetition_penalty": 3.0}, {"num_beams": 1}),
+        ({"num_beams": 1, "no_repeat_ngram_size": 1}, {"num_beams": 1}),
+        ({"num_beams": 1, "max_new_tokens": 1}, {"num_beams": 1}),
+        ({"num_beams": 1, "sample": True}, {"num_beams": 1}),
+    ],
+    ids=str,
+)
+def test_each_setting_changes_the_captions(seeing: Seeing, settings: dict[str, float], baseline: dict[str, float]):
+    assert seeing.captions(**settings) != seeing.captions(**baseline)
+
+
+@pytest.mark.parametrize("num_beams", [1, 5])
+def test_a_caption_does_not_depend_on_its_batch(seeing: Seeing, num_beams: int):
+    together = seeing.captions(num_beams=num_beams)
+
+    alone = [seeing.captions(slice(at, at + 1), num_beams=num_beams)[0] for at in range(IMAGES)]
+
+    assert alone == together
+
+
+def test_sampling_is_decided_by_its_seed(seeing: Seeing):
+    sample = {"sample": True, "num_beams": 1}
+
+    one, same, other = (seeing.captions(**sample, seed=seed) for seed in (3, 3, 4))
+
+    assert one == same
+    assert one != other
+
+
+def test_sampling_leaves_the_global_random_state(seeing: Seeing):
+    before = torch.get_rng_state()
+
+    seeing.captions(sample=True, num_beams=1)
+
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_sampling_does_not_hear_the_global_random_state(seeing: Seeing):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        one = seeing.captions(sample=True, num_beams=1)
+        torch.manual_seed(2)
+        other = seeing.captions(sample=True, num_beams=1)
+
+    assert one == other
+
+
+def test_a_very_low_temperature_is_greedy(seeing: Seeing):
+    sampled = seeing.captions(sample=True, num_beams=1, temperature=1e-4)
+
+    assert sampled == seeing.captions(num_beams=1)
+
+
+def test_a_very_small_nucleus_is_greedy(seeing: Seeing):
+    assert seeing.captions(sample=True, num_beams=1, top_p=1e-6) == seeing.captions(num_beams=1)
+
+
+def test_features_of_any_storage_dtype_are_taken(seeing: Seeing):
+    prompt = encode_prompt(seeing.processor, PROMPT)
+    settings = recipe.Decoding(num_beams=1, max_new_tokens=12)
+
+    captions = decode(seeing.model, seeing.processor, seeing.features.half(), prompt, settings)
+
+    assert captions == seeing.captions(num_beams=1)
