@@ -264,6 +264,19 @@ def test_merging_leaves_the_head_untied(tiny_checkpoint: Path, saved: Path):
     assert not torch.equal(merged.get_output_embeddings().weight, merged.get_input_embeddings().weight)
 
 
+def test_a_head_that_merging_ties_is_refused(model, saved: Path, monkeypatch: pytest.MonkeyPatch):
+    def tie_as_some_version_may(tuned: PeftModel):
+        merged = tuned.get_base_model()
+        merged.language_model.lm_head.weight = merged.language_model.shared.weight
+        return merged
+
+    tuned = lora.load_adapter(model, saved)
+    monkeypatch.setattr(PeftModel, "merge_and_unload", tie_as_some_version_may, raising=False)
+
+    with pytest.raises(CheckpointError, match="merging tied the output head"):
+        lora.merge(tuned)
+
+
 def test_a_merged_model_saved_by_transformers_loads_with_its_own_head(
     tiny_checkpoint: Path, saved: Path, tmp_path: Path
 ):

@@ -130,8 +130,19 @@ def _check_whole(tuned: Tuned, folder: Path) -> None:
 
 
 def merge(tuned: Tuned) -> Blip2:
-    """The stock model with the adapter added into its weights (W + BA · alpha / rank); no adapter is left."""
-    return tuned.merge_and_unload()
+    """The stock model with the adapter added into its weights (W + BA · alpha / rank); no adapter is left.
+
+    Raises `CheckpointError` when that tied an output head of its own to the embedding.
+    """
+    tied_before = _head_is_tied(tuned.get_base_model())
+    merged = tuned.merge_and_unload()
+    if _head_is_tied(merged) and not tied_before:
+        raise CheckpointError("merging tied the output head to the embedding: use the adapter unmerged.")
+    return merged
+
+
+def _head_is_tied(model: Blip2) -> bool:
+    return model.get_output_embeddings().weight.data_ptr() == model.get_input_embeddings().weight.data_ptr()
 
 
 def check_fits(model: nn.Module, folder: Path) -> None:

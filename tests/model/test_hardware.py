@@ -1,0 +1,35 @@
+"""The device and the precision that a machine is asked for, or the reason why it cannot."""
+
+import pytest
+import torch
+
+from captioncrafter.errors import InputError
+from captioncrafter.model.hardware import device_for, dtype_for
+
+CPU = torch.device("cpu")
+
+
+def test_auto_is_a_device_that_computes():
+    assert torch.ones(2, device=device_for("auto")).sum() == 2
+
+
+def test_a_named_device_is_taken():
+    assert device_for("cpu") == CPU
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:99", "cpu:x", ""])
+def test_a_device_that_is_not_there_is_refused_with_the_way_out(name: str):
+    with pytest.raises(InputError, match=f'model.device = "{name}": not usable here .* Use auto or cpu'):
+        device_for(name)
+
+
+def test_a_named_precision_is_taken():
+    assert (dtype_for("fp32", CPU), dtype_for("bf16", CPU)) == (torch.float32, torch.bfloat16)
+
+
+def test_auto_is_never_float16():
+    assert dtype_for("auto", CPU) in (torch.float32, torch.bfloat16)
+
+
+def test_auto_is_float32_where_bfloat16_is_not_computed_in():
+    assert dtype_for("auto", torch.device("meta")) == torch.float32
