@@ -46,7 +46,7 @@ def read(root: Path, captions: Path) -> Source:
 def _has_header(path: Path) -> bool:
     with path.open("rb") as file:
         first = file.readline(200).decode("utf-8-sig", errors="replace")
-    return [word.strip().lower() for word in first.split(",")] == _HEADER
+    return [word.strip().strip('"').lower() for word in first.split(",")] == _HEADER
 
 
 def _caption_lines(path: Path) -> Iterator[tuple[str, CaptionLine]]:

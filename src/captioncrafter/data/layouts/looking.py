@@ -1,5 +1,6 @@
 """Finding caption files and image folders under the names people give them."""
 
+import os
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,17 +78,28 @@ def folders(root: Path) -> Iterator[Path]:
 
 def list_images(folder: Path, *, deep: bool = False) -> ImageFolder:
     """The image files of `folder` (and of the folders in it, when `deep`), by suffix; hidden ones are left out."""
-    inside = folder.resolve()
+    inside = _without_links(folder)
     files, outside = {}, set()
     for path in sorted(folder.rglob("*") if deep else folder.iterdir()):
-        name = path.relative_to(folder)
-        if path.suffix.lower() not in SUFFIXES or any(part.startswith(".") for part in name.parts):
+        inner = path.relative_to(folder)
+        if path.suffix.lower() not in SUFFIXES or any(part.startswith(".") for part in inner.parts):
             continue
-        if path.is_symlink() and not path.resolve().is_relative_to(inside):
-            outside.add(name.as_posix())
+        name = _as_text(inner)
+        if path.is_symlink() and not _without_links(path).is_relative_to(inside):
+            outside.add(name)
         elif path.is_file():
-            files[name.as_posix()] = path
+            files[name] = path
     return ImageFolder(folder, files, frozenset(outside))
+
+
+def _without_links(path: Path) -> Path:
+    """Unlike `Path.resolve`, which raises RuntimeError for a link that leads to itself (Python 3.11 and 3.12)."""
+    return Path(os.path.realpath(path))
+
+
+def _as_text(name: Path) -> str:
+    """A name whose bytes are not UTF-8 shows them as `\\xe9`: as Python holds it, no JSON file could name it."""
+    return os.fsencode(name.as_posix()).decode("utf-8", errors="backslashreplace")
 
 
 def _inner_folders(folder: Path) -> list[Path]:
@@ -95,8 +107,12 @@ def _inner_folders(folder: Path) -> list[Path]:
 
 
 def _siblings(root: Path) -> list[Path]:
-    """The archives of texts and images unpack beside each other: given the one, the other is a neighbour."""
+    """The archives of texts and images unpack beside each other: given the one, the other is a neighbour.
+
+    Flickr8k_Dataset.zip, unpacked into a folder of its own name, holds Flicker8k_Dataset.
+    """
     try:
-        return [folder for folder in _inner_folders(root.resolve().parent) if folder.name.lower() in _USUAL_NAMES]
+        beside = [folder for folder in _inner_folders(root.resolve().parent) if folder.name.lower() in _USUAL_NAMES]
+        return [found for folder in beside for found in (folder, *_inner_folders(folder))]
     except PermissionError:
         return []
