@@ -87,7 +87,10 @@ def as_rgb(image: Image.Image, name: str) -> Image.Image:
     _refuse_if_huge(image, name)
     with _damage_named(name):
         image.load()
-        return _on_white(_eight_bits(_upright(image), name))
+        upright = _on_white(_eight_bits(_upright(image), name))
+    # Pillow's copies keep the EXIF orientation: whoever decodes one again would turn it again.
+    upright.info.clear()
+    return upright
 
 
 def has_more_frames(image: Image.Image) -> bool:
