@@ -1,6 +1,6 @@
 """Dataset folders: Arrow data sets of the Hugging Face kind with the columns image, image_id and captions."""
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,17 +16,17 @@ COLUMNS = ("image", "image_id", "captions")
 _BATCH_IMAGES = 100
 
 
-def load_dataset_folder(path: str | Path, *, needs: Collection[str] = ()) -> dict[str, datasets.Dataset]:
+def load_dataset_folder(path: str | Path) -> dict[str, datasets.Dataset]:
     """The splits of a dataset folder by name, memory-mapped: one of ours, or any saved DatasetDict with our columns.
 
-    Raises `DataError` when there is none, a column is missing or of another kind, or a split named in `needs` is
-    missing or empty.
+    Raises `DataError` when there is none, a column is missing or of another kind, an image has no captions, or an id
+    is missing or stands for two images of a split.
     """
     path = Path(path)
     splits = _load(path)
     for name, split in splits.items():
         _refuse_other_columns(path, name, split)
-    _refuse_missing_splits(path, splits, needs)
+        _refuse_unusable_rows(path, name, split)
     return splits
 
 
@@ -113,19 +113,27 @@ _KINDS = {
 }
 
 
-def _refuse_missing_splits(path: Path, splits: Mapping[str, datasets.Dataset], needs: Collection[str]) -> None:
-    missing = [name for name in needs if not len(splits.get(name, ()))]
-    if missing:
-        there = ", ".join(f"{name} ({len(split)} images)" for name, split in splits.items())
-        raise DataError(
-            f"{path}: has no images in the split {' nor '.join(missing)}; it has {there}. Prepare the dataset again "
-            "with split lists beside the captions."
-        )
+def _refuse_unusable_rows(path: Path, name: str, split: datasets.Dataset) -> None:
+    seen: set[str] = set()
+    for number, row in enumerate(_rows(split, ("image_id", "captions"))):
+        image, captions = row["image_id"], row["captions"]
+        if image is None:
+            raise DataError(f"{path}: split {name}: row {number} has no image_id. Give every image one of its own.")
+        if image in seen:
+            raise DataError(
+                f"{path}: split {name}: two images are called {image}. Predictions could not be told apart; make the "
+                "ids unique."
+            )
+        if not captions or not all(caption and caption.strip() for caption in captions):
+            raise DataError(
+                f"{path}: split {name}: {image} has no captions, or one that is empty. Give every image at least one."
+            )
+        seen.add(image)
 
 
-def _rows(dataset: datasets.Dataset) -> Iterator[dict[str, Any]]:
+def _rows(dataset: datasets.Dataset, columns: Sequence[str] = COLUMNS) -> Iterator[dict[str, Any]]:
     """The rows as they are stored, which is with undecoded images."""
-    for table in dataset.with_format("arrow").select_columns(list(COLUMNS)).iter(batch_size=_BATCH_IMAGES):
+    for table in dataset.with_format("arrow").select_columns(list(columns)).iter(batch_size=_BATCH_IMAGES):
         yield from table.to_pylist()  # pyright: ignore[reportAttributeAccessIssue]
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from captioncrafter import recipe
-from captioncrafter.data.dataset import fingerprint, image_bytes, image_hash, load_dataset_folder
+from captioncrafter.data.dataset import fingerprint, image_bytes, image_hashes, load_dataset_folder
 from captioncrafter.data.images import decode_image
 from captioncrafter.data.scenes import scene_images
 from captioncrafter.errors import DataError
@@ -34,7 +34,7 @@ class CaptionedImages:
 
     def __init__(self, dataset: "datasets.Dataset") -> None:
         self.dataset = dataset
-        self._contents = [image_hash(image_bytes(dataset, row)) for row in range(len(dataset))]
+        self._contents = image_hashes(dataset)
 
     def __len__(self) -> int:
         return len(self._contents)
