@@ -117,7 +117,9 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     """A temporary folder beside `path`; on leaving without an error its files are synced and it takes `path`'s place.
 
     An older folder at `path` is renamed aside first and removed last: whatever happens, one whole folder is on disk.
+    A link stays one: the folder it leads to is replaced, on that folder's disk.
     """
+    path = path.resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)

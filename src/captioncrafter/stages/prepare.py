@@ -44,8 +44,11 @@ def prepare(source: Path, out: Path, *, layout: str | None = None, seed: int = 0
 
 def _refuse_to_replace(out: Path, *, overwrite: bool) -> None:
     """Also tries whether `out` can be made at all: better now than after all images were checked."""
-    if not os.access(_there(out), os.W_OK):
-        raise DataError(f"{out}: cannot be written ({_there(out)} is not writable). Choose another --out.")
+    there = _there(out)
+    if not there.is_dir():
+        raise DataError(f"{out}: cannot be made ({there} is a file). Choose another --out.")
+    if not os.access(there, os.W_OK):
+        raise DataError(f"{out}: cannot be written ({there} is not writable). Choose another --out.")
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     if not out.is_dir() or not (out / AUDIT).is_file():
@@ -55,8 +58,8 @@ def _refuse_to_replace(out: Path, *, overwrite: bool) -> None:
 
 
 def _there(path: Path) -> Path:
-    """The nearest folder above `path` that exists."""
-    return next(folder for folder in path.absolute().parents if folder.exists())
+    """The nearest thing above `path` that exists; a link counts as what it leads to."""
+    return next(above for above in path.resolve().parents if above.exists())
 
 
 def _refuse_nothing(source: Path, images: Sequence[Inspected], set_aside: Sequence[SetAside]) -> None:
@@ -76,9 +79,13 @@ def _refuse_full_disk(out: Path, images: Sequence[Inspected]) -> None:
     free = shutil.disk_usage(_there(out)).free
     if needed > free:
         raise DataError(
-            f"{out}: the dataset needs about {needed / 1e9:.1f} GB and the disk has {free / 1e9:.1f} GB free. "
+            f"{out}: the dataset needs about {_size(needed)} and the disk has {_size(free)} free. "
             "Choose an --out on another disk."
         )
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
 
 def _tell(audit: Audit, out: Path) -> None:
