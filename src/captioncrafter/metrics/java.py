@@ -14,6 +14,7 @@ import subprocess
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from importlib import metadata, resources
 from pathlib import Path
 from typing import IO
@@ -25,6 +26,7 @@ ANSWER_TIMEOUT_S = 300.0
 MINIMUM_JAVA = 8
 
 _LAST_WORDS = 12
+_GOODBYE_S = 5.0
 _JARS = ("meteor/meteor-1.5.jar", "tokenizer/stanford-corenlp-3.4.1.jar")
 
 
@@ -76,6 +78,7 @@ class CaptionScorer:
         self._lock = threading.Lock()
         self._lines: queue.Queue[str | None] = queue.Queue()
         self._last_words: deque[str] = deque(maxlen=_LAST_WORDS)
+        self._readers: list[threading.Thread] = []
         atexit.register(self.close)
 
     def ask(self, verb: str, lines: Sequence[str]) -> list[str]:
@@ -84,45 +87,55 @@ class CaptionScorer:
         Raises `ScorerError`, with the process's last words, when it ends or is silent for `timeout_s`.
         """
         with self._lock:
-            if self.process is None or self.process.poll() is not None:
-                self._start()
+            process = self.process
+            if process is None or process.poll() is not None:
+                process = self._start()
+            answered = False
             try:
-                self._send(verb, lines)
-                return [self._next_line() for _ in range(int(self._next_line()))]
-            except (OSError, ValueError) as error:
-                raise self._failure(f"stopped ({error})") from error
+                _send(process, verb, lines)
+                answer = [self._next_line() for _ in range(int(self._next_line()))]
+                answered = True
+            except ValueError as error:
+                raise self._failure(f"gave no answer ({error})") from error
+            finally:
+                # Also when interrupted: the rest of this answer would pass for the next one's.
+                if not answered:
+                    self.close()
+            return answer
 
     def close(self) -> None:
-        """Ends the process."""
-        if self.process is not None:
-            self.process.kill()
-            self.process.wait()
-            for pipe in (self.process.stdin, self.process.stdout, self.process.stderr):
-                if pipe is not None:
-                    pipe.close()
-            self.process = None
+        """Ends the process; the next question starts another."""
+        process, self.process = self.process, None
+        if process is None:
+            return
+        process.kill()
+        process.wait()
+        for reader in self._readers:
+            reader.join(_GOODBYE_S)
+        for pipe in (process.stdin, process.stdout, process.stderr):
+            assert pipe is not None
+            with suppress(BrokenPipeError):  # what was still to be sent
+                pipe.close()
 
-    def _start(self) -> None:
+    def _start(self) -> subprocess.Popen[bytes]:
         self.close()
         # The serial collector halves the memory and loses no speed on this work.
         command = [self.java, "-XX:+UseSerialGC", "-Xmx2g", "-Djava.awt.headless=true", "-cp", _class_path()]
-        self.process = subprocess.Popen(
+        # In a session of its own Ctrl-C does not reach it: training stops in its own time, after the validation.
+        self.process = process = subprocess.Popen(
             [*command, "CaptionScorer"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
+            start_new_session=True,
         )
         self._lines, self._last_words = queue.Queue(), deque(maxlen=_LAST_WORDS)
-        assert self.process.stdout is not None and self.process.stderr is not None
-        _drain(self.process.stdout, self._lines.put, at_end=self._lines.put)
-        _drain(self.process.stderr, self._last_words.append)
-
-    def _send(self, verb: str, lines: Sequence[str]) -> None:
-        assert self.process is not None and self.process.stdin is not None
-        request = "".join(f"{line}\n" for line in (f"{verb} {len(lines)}", *lines))
-        # Answers come only after the whole request was read, so writing it cannot wait for reading.
-        self.process.stdin.write(request.encode())
-        self.process.stdin.flush()
+        assert process.stdout is not None and process.stderr is not None
+        self._readers = [
+            _drain(process.stdout, self._lines.put, at_end=self._lines.put),
+            _drain(process.stderr, self._last_words.append),
+        ]
+        return process
 
     def _next_line(self) -> str:
         try:
@@ -134,8 +147,8 @@ class CaptionScorer:
         return line
 
     def _failure(self, what: str) -> ScorerError:
+        self.close()  # first, so that its last words are all here
         words = "\n  ".join(self._last_words) or "nothing"
-        self.close()
         return ScorerError(f"the Java scorer {what}. Its last words:\n  {words}\nJava used: {self.java}")
 
 
@@ -150,8 +163,24 @@ def _class_path() -> str:
     return os.pathsep.join(str(path) for path in (own, *(package / jar for jar in _JARS)))
 
 
-def _drain(pipe: IO[bytes], take: Callable[[str], None], at_end: Callable[[None], None] | None = None) -> None:
-    """Hands each line of `pipe` to `take` from a thread of its own; at the end `at_end` gets None."""
+def _send(process: subprocess.Popen[bytes], verb: str, lines: Sequence[str]) -> None:
+    assert process.stdin is not None
+    request = "".join(f"{line}\n" for line in (f"{verb} {len(lines)}", *lines))
+    # A process that hangs reads no more than a pipe holds: only the wait for its answer has an end.
+    threading.Thread(target=_write, args=(process.stdin, request.encode()), daemon=True).start()
+
+
+def _write(pipe: IO[bytes], request: bytes) -> None:
+    """Whoever waits for the answer hears of a process that has ended."""
+    with suppress(OSError, ValueError):
+        pipe.write(request)
+        pipe.flush()
+
+
+def _drain(
+    pipe: IO[bytes], take: Callable[[str], None], at_end: Callable[[None], None] | None = None
+) -> threading.Thread:
+    """Hands each line of `pipe` to `take` from the returned thread; at the end `at_end` gets None."""
 
     def read() -> None:
         try:
@@ -162,7 +191,9 @@ def _drain(pipe: IO[bytes], take: Callable[[str], None], at_end: Callable[[None]
         if at_end is not None:
             at_end(None)
 
-    threading.Thread(target=read, daemon=True).start()
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
+    return reader
 
 
 _shared: dict[str | None, CaptionScorer] = {}
@@ -178,8 +209,14 @@ def shared(java: str | None = None) -> CaptionScorer:
 
 
 def start_in_background(java: str | None = None) -> None:
-    """Lets METEOR's tables load while other work goes on."""
-    threading.Thread(target=lambda: shared(java).ask("METEOR", ["warm ||| up"]), daemon=True).start()
+    """Lets METEOR's tables load while other work goes on; the first to ask hears of what goes wrong."""
+    threading.Thread(target=_warm_up, args=(java,), daemon=True).start()
+
+
+def _warm_up(java: str | None) -> None:
+    # The end of this process ends the other, perhaps amid this question.
+    with suppress(InputError, ScorerError):
+        shared(java).ask("METEOR", ["warm ||| up"])
 
 
 def scorer_versions(java: str | None = None) -> dict[str, str]:
