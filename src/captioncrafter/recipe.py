@@ -17,9 +17,9 @@ Precision = Literal["auto", "bf16", "fp32"]
 
 
 class Section(BaseModel):
-    """A group of options: unknown keys are refused, values do not change after checking."""
+    """A group of options: unknown keys, other types and infinities are refused, values do not change after checking."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, strict=True, allow_inf_nan=False)
 
 
 class Model(Section):
@@ -80,10 +80,14 @@ class Lora(Section):
     alpha: float = Field(default=32.0, gt=0, description="LoRA alpha; the update is scaled by alpha / rank.")
     dropout: float = Field(default=0.05, ge=0, lt=1, description="Dropout before the LoRA matrices.")
     parts: tuple[Literal["language_model", "language_model.encoder", "language_model.decoder"], ...] = Field(
-        default=("language_model",), min_length=1, description="Parts of the model in which targets are looked for."
+        default=("language_model",),
+        strict=False,  # a file has lists, which are no tuples
+        min_length=1,
+        description="Parts of the model in which targets are looked for.",
     )
     targets: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
         default=("q", "v"),
+        strict=False,
         min_length=1,
         description="Layer names within the parts, whole or as a dotted end (EncDecAttention.q).",
     )
@@ -222,7 +226,7 @@ def load(name: str) -> Recipe:
             f"Bundled recipes: {', '.join(bundled())}."
         )
     try:
-        return parse(path.read_text(encoding="utf-8"), source=str(path))
+        return parse(path.read_text(encoding="utf-8-sig"), source=str(path))
     except UnicodeDecodeError as error:
         raise RecipeError(f"{path}: not UTF-8 text ({error}).") from None
 
@@ -249,28 +253,36 @@ def check_decoding(settings: dict[str, Any]) -> Decoding:
     try:
         return Decoding.model_validate(settings)
     except ValidationError as error:
-        raise InputError(explain(error, source="decoding")) from None
+        raise InputError(explain(error, source="decoding", checked=Decoding)) from None
 
 
-def explain(error: ValidationError, *, source: str) -> str:
-    """Pydantic's findings as one line each: the file, the key, what is wrong, the nearest valid name."""
-    return "\n".join(f"{source}: {_finding(finding)}" for finding in error.errors())
+def explain(error: ValidationError, *, source: str, checked: type[Section] = Recipe) -> str:
+    """Pydantic's findings as one line each: the file, the key, what is wrong, the nearest valid name of `checked`."""
+    findings = error.errors()
+    # A list loses its wrong items first and is then found too short: what is wrong inside says it all.
+    outer = {finding["loc"][:-1] for finding in findings}
+    return "\n".join(f"{source}: {_finding(one, checked)}" for one in findings if one["loc"] not in outer)
 
 
-def _finding(finding: Any) -> str:
+def _finding(finding: Any, checked: type[Section]) -> str:
     location = [str(part) for part in finding["loc"]]
     key = ".".join(location)
     if finding["type"] == "extra_forbidden":
-        return f'unknown key "{key}".{_nearest(location)}'
-    message = finding["msg"].removeprefix("Value error, ")
-    message = message[0].lower() + message[1:]
+        return f'unknown key "{key}".{_nearest(location, checked)}'
+    message = _in_words_of_toml(finding["type"], finding["msg"].removeprefix("Value error, "))
     if isinstance(finding["input"], dict | BaseModel):
         return f"[{key}]: {message}." if key else f"{message}."
     return f"{key} = {finding['input']!r}: {message}."
 
 
-def _nearest(location: list[str]) -> str:
-    section: type[BaseModel] | None = Recipe
+def _in_words_of_toml(kind: str, message: str) -> str:
+    if kind == "model_type":
+        return "input should be a section"
+    return (message[0].lower() + message[1:]).replace("a valid tuple", "a list").replace("tuple", "list")
+
+
+def _nearest(location: list[str], checked: type[Section]) -> str:
+    section: type[BaseModel] | None = checked
     for part in location[:-1]:
         section = _sections(section).get(part) if section else None
     names = list(section.model_fields) if section else []
