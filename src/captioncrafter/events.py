@@ -17,7 +17,10 @@ from rich.console import Console
 
 PLAIN_LINE_EVERY_S = 15.0
 
-_console = Console(stderr=True, highlight=False, soft_wrap=True)
+_console = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
+
+# File names and captions come from strangers: none may steer the terminal.
+_VISIBLE = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
 
 
 def is_main_process() -> bool:
@@ -28,18 +31,22 @@ def is_main_process() -> bool:
 def say(message: str) -> None:
     """One line about what is being done."""
     if is_main_process():
-        _console.print(message, markup=False)
+        _print(message)
 
 
 def warn(message: str) -> None:
     """One line about something the user should know but that did not stop the work."""
     if is_main_process():
-        _console.print(f"warning: {message}", style="yellow", markup=False)
+        _print(f"warning: {message}", style="yellow")
 
 
 def fail(message: str) -> None:
     """The one message that says why the command ended."""
-    _console.print(f"error: {message}", style="red", markup=False)
+    _print(f"error: {message}", style="red")
+
+
+def _print(message: str, style: str | None = None) -> None:
+    _console.print(message.translate(_VISIBLE), style=style, markup=False)
 
 
 class Progress(Protocol):

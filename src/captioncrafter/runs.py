@@ -85,7 +85,7 @@ class Run:
 
 
 def _whole_lines(path: Path) -> Iterator[dict[str, Any]]:
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8").split("\n"):
         try:
             yield json.loads(line)
         except json.JSONDecodeError:
@@ -126,8 +126,8 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     temporary.mkdir()
     try:
         yield temporary
-        for file in temporary.rglob("*"):
-            _sync(file)
+        for written in (*temporary.rglob("*"), temporary):
+            _sync(written)
         _take_the_place_of(path, temporary)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
