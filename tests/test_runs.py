@@ -26,7 +26,7 @@ def synced(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     sync = os.fsync
 
     def note_and_sync(descriptor: int) -> None:
-        found.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")))
+        found.append(Path(f"/proc/self/fd/{descriptor}").readlink())
         sync(descriptor)
 
     monkeypatch.setattr(os, "fsync", note_and_sync)
