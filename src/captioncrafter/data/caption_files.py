@@ -25,6 +25,7 @@ def read_predictions(path: Path) -> dict[str, str]:
         image, caption = _image_id(row, path, place), row.get("caption")
         if not isinstance(caption, str):
             raise DataError(f'{path}, {place}: expected {{"image_id": …, "caption": "…"}}, found {_short(row)}.')
+        _refuse_half_characters(caption, path, place)
         if image in found:
             twice[image] = None
         found[image] = caption
@@ -102,7 +103,18 @@ def _captions(row: dict[str, Any], path: Path, place: str) -> Iterable[str]:
     captions = row.get("captions", [row.get("caption")])
     if not isinstance(captions, list) or not captions or not all(isinstance(text, str) for text in captions):
         raise DataError(f'{path}, {place}: expected {{"image_id": …, "captions": ["…"]}}, found {_short(row)}.')
+    for text in captions:
+        _refuse_half_characters(text, path, place)
     return captions
+
+
+def _refuse_half_characters(caption: str, path: Path, place: str) -> None:
+    """JSON can spell half of an emoji (a program cut the text there), which no file and no tokenizer takes."""
+    try:
+        caption.encode()
+    except UnicodeEncodeError as error:
+        half = ascii(caption[error.start])
+        raise DataError(f"{path}, {place}: the caption holds half a character ({half}). Take it out.") from None
 
 
 def _short(value: Any) -> str:
