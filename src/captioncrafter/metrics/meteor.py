@@ -57,11 +57,11 @@ def summable(statistics: Float[np.ndarray, "image statistic"]) -> Float[np.ndarr
     return found
 
 
-def meteor_of_sum(statistics: Float[np.ndarray, "... statistic"]) -> Float[np.ndarray, "..."]:
-    """METEOR of `summable` statistics, one image's or a sum of many."""
-    test_length, reference_length, test_function, reference_function = np.moveaxis(statistics[..., :4], -1, 0)
-    stages = statistics[..., 4 : 4 + 4 * _STAGES].reshape(*statistics.shape[:-1], _STAGES, 4)
-    chunks, test_words, reference_words = np.moveaxis(statistics[..., _CHUNKS:], -1, 0)
+def meteor_of_sums(statistics: Float[np.ndarray, "row statistic"]) -> Float[np.ndarray, " row"]:
+    """METEOR of each row of `summable` statistics, one image's or a sum of many."""
+    test_length, reference_length, test_function, reference_function = statistics[:, :4].T
+    stages = statistics[:, 4 : 4 + 4 * _STAGES].reshape(-1, _STAGES, 4)
+    chunks, test_words, reference_words = statistics[:, _CHUNKS:].T
     content_test, content_reference, function_test, function_reference = np.moveaxis(stages, -1, 0)
     with np.errstate(divide="ignore", invalid="ignore"):
         precision = _matched(content_test, function_test) / _weighted(test_length, test_function)

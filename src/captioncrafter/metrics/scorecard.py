@@ -16,7 +16,7 @@ from captioncrafter.errors import DataError
 from captioncrafter.metrics.bleu import bleu, bleu_statistics
 from captioncrafter.metrics.cider import cider_d
 from captioncrafter.metrics.java import CaptionScorer
-from captioncrafter.metrics.meteor import meteor, meteor_of_sum, summable
+from captioncrafter.metrics.meteor import meteor, meteor_of_sums, summable
 from captioncrafter.metrics.references import References
 from captioncrafter.metrics.rouge import rouge_l
 from captioncrafter.metrics.tokenizer import tokenize
@@ -90,7 +90,7 @@ def score(predictions: Mapping[str, str], references: References, scorer: Captio
         )
     found = meteor(tokens, references, scorer)
     metrics["METEOR"] = Measured(
-        found.corpus, found.per_image, summable(found.statistics), lambda sums, _: meteor_of_sum(sums)
+        found.corpus, found.per_image, summable(found.statistics), lambda sums, _: meteor_of_sums(sums)
     )
     metrics["ROUGE-L"] = _mean_of(rouge_l(tokens, references))
     metrics["CIDEr"] = _mean_of(cider_d(tokens, references))

@@ -1,0 +1,85 @@
+"""Captions by people, and what scores need of them."""
+
+import math
+
+import pytest
+
+from captioncrafter.errors import DataError
+from captioncrafter.metrics.java import CaptionScorer
+from captioncrafter.metrics.references import References
+
+
+def test_images_keep_the_order_they_were_given_in():
+    references = References({"b": ["a dog"], "a": ["a cat"]})
+
+    assert references.image_ids == ("b", "a")
+    assert len(references) == 2
+
+
+def test_each_image_has_the_tokens_of_its_own_captions():
+    references = References({"1": ["Two dogs.", "A dog!"], "2": ["..."], "3": ["A cat"]})
+
+    assert references.tokens == {"1": ("two dogs", "a dog"), "2": ("",), "3": ("a cat",)}
+
+
+def test_clipping_counts_are_the_most_of_any_one_caption():
+    references = References({"1": ["dog dog cat", "dog cat cat"]})
+
+    most = references.most_ngrams["1"]
+
+    assert (most["dog",], most["cat",]) == (2, 2)
+
+
+def test_document_frequencies_count_images_not_captions():
+    references = References({"1": ["a dog", "the dog"], "2": ["a cat"]})
+
+    frequencies = references.own_document_frequencies
+
+    assert (frequencies["dog",], frequencies["a",], frequencies["the", "dog"]) == (1, 2, 1)
+
+
+def test_a_vector_weighs_by_rarity_and_measures_length_in_bigrams():
+    references = References({"1": ["red dog"], "2": ["red cat"]})
+
+    vector = references.vectors["1"][0]
+
+    assert vector.weights == pytest.approx({("red",): 0, ("dog",): math.log(2), ("red", "dog"): math.log(2)})
+    assert vector.norms == pytest.approx((math.log(2), math.log(2), 0, 0))
+    assert vector.length == 1
+
+
+def test_the_captions_are_tokenized_once():
+    scorer = CaptionScorer()
+    references = References({"1": ["a dog"]}, scorer=scorer)
+    first = references.tokens
+    scorer.close()
+
+    assert references.tokens is first
+    assert scorer.process is None
+
+
+def test_captions_added_to_the_callers_list_later_change_nothing():
+    captions = {"1": ["a dog"]}
+    references = References(captions)
+
+    captions["1"].append("a cat")
+
+    assert references.captions == {"1": ("a dog",)}
+
+
+def test_an_image_without_captions_is_refused_by_name():
+    with pytest.raises(DataError, match=r"1 images have no caption, lonely\.jpg first"):
+        References({"1": ["a dog"], "lonely.jpg": []})
+
+
+def test_no_images_at_all_are_refused():
+    with pytest.raises(DataError, match="no references"):
+        References({})
+
+
+def test_the_protocol_names_where_document_frequencies_come_from():
+    own = References({"1": ["a dog"], "2": ["a cat"]})
+    other = References({"1": ["a dog"]}, document_frequencies=own)
+
+    assert own.corpus_name == "evaluated references"
+    assert other.corpus_name == "another corpus of 2 images"
