@@ -15,6 +15,8 @@ from captioncrafter.errors import InputError, RecipeError, closest
 
 Precision = Literal["auto", "bf16", "fp32"]
 
+MAX_SEED = 2**32 - 1
+
 
 class Section(BaseModel):
     """A group of options: unknown keys, other types and infinities are refused, values do not change after checking."""
@@ -51,7 +53,7 @@ class Scenes(Section):
         default=100, ge=2, description="Scenes of held-out combinations for choosing the best adapter."
     )
     test: int = Field(default=300, ge=2, description="Scenes of held-out combinations for the final scores.")
-    seed: int = Field(default=7, ge=0, description="What is drawn.")
+    seed: int = Field(default=7, ge=0, le=MAX_SEED, description="What is drawn.")
     style: Literal["terse", "house"] = Field(default="house", description="How the references are worded.")
     image_size: int = Field(default=128, ge=32, le=1024, description="Pixels along a side.")
 
@@ -152,8 +154,8 @@ class Validation(Section):
     num_beams: int = Field(
         default=1, ge=1, description="Beam width while validating; 1 is greedy, which ranks adapters well."
     )
-    patience: int | None = Field(
-        default=2, ge=1, description="Stop after this many validations without a better CIDEr."
+    patience: int = Field(
+        default=2, ge=0, description="Stop after this many validations without a better CIDEr; 0 goes on to the end."
     )
 
 
@@ -170,7 +172,7 @@ class Decoding(Section):
     top_p: float = Field(
         default=1.0, gt=0, le=1, description="Sample among the likeliest tokens that hold this probability."
     )
-    seed: int = Field(default=0, ge=0, description="What sampling draws.")
+    seed: int = Field(default=0, ge=0, le=MAX_SEED, description="What sampling draws.")
     images_per_batch: int = Field(default=16, ge=1, description="Images captioned at once.")
 
 
@@ -178,7 +180,7 @@ class Evaluation(Section):
     """How scores are computed."""
 
     resamples: int = Field(default=1000, ge=100, description="Bootstrap resamples behind each 95 % interval.")
-    seed: int = Field(default=0, ge=0, description="What the bootstrap draws.")
+    seed: int = Field(default=0, ge=0, le=MAX_SEED, description="What the bootstrap draws.")
 
 
 class Tracking(Section):
@@ -193,7 +195,9 @@ class Tracking(Section):
 class Recipe(Section):
     """A whole fine-tuning: model, data, adapter, optimisation, validation, decoding."""
 
-    seed: int = Field(default=0, ge=0, description="Initialisation of the adapter, order of the data, dropout.")
+    seed: int = Field(
+        default=0, ge=0, le=MAX_SEED, description="Initialisation of the adapter, order of the data, dropout."
+    )
     model: Model = Model()
     data: Data = Data()
     lora: Lora = Lora()

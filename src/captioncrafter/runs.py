@@ -95,7 +95,13 @@ def _whole_lines(path: Path) -> Iterator[dict[str, Any]]:
 def cache_folder() -> Path:
     """Where features are kept between runs: `CAPTIONCRAFTER_CACHE`, else `~/.cache/captioncrafter`."""
     named = os.environ.get("CAPTIONCRAFTER_CACHE")
-    return Path(named).expanduser() if named else Path.home() / ".cache" / "captioncrafter"
+    return user_path(named) if named else Path.home() / ".cache" / "captioncrafter"
+
+
+def user_path(text: str) -> Path:
+    """The path that a person wrote, `~` at its start read as their home; one of an unknown user stays as it is."""
+    # Path.expanduser raises RuntimeError for a user that does not exist.
+    return Path(os.path.expanduser(text))  # noqa: PTH111
 
 
 @contextmanager

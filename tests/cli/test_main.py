@@ -6,10 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from tiny import picture, tiny_recipe, write_tiny_dataset
 
 from captioncrafter.cli import main
 from captioncrafter.stages.train import train
+from tiny import picture, tiny_recipe, write_tiny_dataset
 
 VERBS = ("quickstart", "prepare", "train", "evaluate", "caption", "report")
 

@@ -26,7 +26,7 @@ from captioncrafter.training.packing import encode_captions
 from tiny import captions_of_picture, changed_copy, flip_byte, load_tiny, picture, tiny_recipe
 
 IMAGES = 6
-EVERY = {"patience": None, "every_epochs": 1.0}
+EVERY = {"patience": 0, "every_epochs": 1.0}
 Validate = Callable[[], loop.Validation]
 
 
@@ -233,7 +233,7 @@ def test_validation_never_changes_the_randomness_of_training(trainee: Trainee, u
         torch.rand(7)
         return rising()
 
-    trainee.fit(tmp_path, drawing, validation={"patience": None, "every_epochs": 0.5})
+    trainee.fit(tmp_path, drawing, validation={"patience": 0, "every_epochs": 0.5})
 
     assert len(log_of(tmp_path, "validation")) == 7
     assert equal(weights_after(tmp_path, 6), weights_after(uninterrupted, 6))

@@ -53,7 +53,7 @@ def find_images(given: Sequence[str]) -> list[ImageFile]:
 
 
 def _paths(word: str) -> list[Path]:
-    path = Path(word).expanduser()
+    path = runs.user_path(word)
     if path.is_file():
         return [path]
     if path.is_dir():

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from captioncrafter import events
+from captioncrafter import events, runs
 from captioncrafter.errors import CheckpointError, closest
 from captioncrafter.model import weights
 from captioncrafter.model.stock import Blip2, Processor
@@ -61,7 +61,7 @@ def find(name: str, revision: str | None = None) -> Checkpoint:
     """
     if name in bundled():
         return Checkpoint(name, None, _assets() / name)
-    folder = Path(name).expanduser()
+    folder = runs.user_path(name)
     on_hub = not folder.is_dir()
     if on_hub:
         if name.count("/") != 1 or name.startswith((".", "/", "~")):

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from captioncrafter import runs
+from captioncrafter import events, runs
 from captioncrafter.errors import InputError
 from captioncrafter.generation.bulk import (
     BulkResult,
@@ -23,18 +23,35 @@ def caption(
 ) -> BulkResult:
     """Captions every image that `given` names, to stdout, into `out` (JSON lines) or beside the images.
 
-    What `out` or a sidecar already holds is not done again. The model is loaded only once there is work for it.
+    What `out` or a sidecar already holds is not done again, and a line says how much that is. The model is loaded only
+    once there is work for it. Raises `InputError` when two images would share a sidecar.
     """
     if out is not None and sidecar:
         raise InputError("--out and --sidecar exclude each other: captions go into one file or beside the images.")
     images = find_images(given)
+    if sidecar:
+        _refuse_shared_sidecars(images)
     already = _already(images, out, sidecar=sidecar)
-    if all(image.image_id in already for image in images):
+    done = sum(image.image_id in already for image in images)
+    if done:
+        events.say(f"{done} of {len(images)} images have a caption in {out or 'their sidecars'} already: passed over")
+    if done == len(images):
         return BulkResult(already=len(images))
     captioner = load()
     with ExitStack() as open_files:
         write = _writer(out, open_files, sidecar=sidecar)
         return caption_files(captioner, images, write, already=already)
+
+
+def _refuse_shared_sidecars(images: Sequence[ImageFile]) -> None:
+    owners: dict[Path, ImageFile] = {}
+    for image in images:
+        other = owners.setdefault(_sidecar_of(image), image)
+        if other is not image:
+            raise InputError(
+                f"{other.path} and {image.path} would share the sidecar {_sidecar_of(image).name}. Rename one of them, "
+                "or write all captions into one file with --out."
+            )
 
 
 def _already(images: Sequence[ImageFile], out: Path | None, *, sidecar: bool) -> frozenset[str]:

@@ -146,7 +146,7 @@ def _features(base: _Base, splits: dict[str, CaptionedImages], options: recipe.R
 
 
 def _cache_folder(features: recipe.Features) -> Path:
-    return Path(features.folder).expanduser() if features.folder else runs.cache_folder()
+    return runs.user_path(features.folder) if features.folder else runs.cache_folder()
 
 
 def _preflight(

@@ -205,7 +205,7 @@ class _Loop:
             self.progress = replace(self.progress, validations_without_gain=self.progress.validations_without_gain + 1)
         self._log_validation(found, best=best)
         patience = self.validation.patience
-        out_of_patience = patience is not None and self.progress.validations_without_gain >= patience
+        out_of_patience = 0 < patience <= self.progress.validations_without_gain
         self.progress = replace(self.progress, finished=step >= self.schedule.steps or out_of_patience)
         if step > 0:
             self._save()
