@@ -90,6 +90,10 @@ def test_broken_camera_notes_do_not_cost_the_photo():
     assert decode_image(data).size == (4, 2)
 
 
+def test_notes_that_are_no_exif_at_all_do_not_cost_the_photo():
+    assert decode_image(file_of(Image.new("RGB", (4, 2), RED), "PNG", exif=b"no notes")).size == (4, 2)
+
+
 def test_grey_levels_of_16_bits_are_scaled_and_not_clipped_to_white():
     grey = Image.new("I;16", (2, 1))
     grey.putpixel((0, 0), 0x4000)
@@ -177,6 +181,8 @@ def test_a_small_file_that_unpacks_to_a_huge_image_is_refused_before_it_is_unpac
     data = png_that_claims(9000, 9000)
 
     assert len(data) < 200
+    with pytest.raises(ImageError, match="larger than 67 million pixels"):
+        open_image(data, "a.png")
     assert reason_of(data) == "larger than 67 million pixels; scale it down first"
 
 

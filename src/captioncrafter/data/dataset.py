@@ -79,7 +79,7 @@ def _load(path: Path) -> dict[str, datasets.Dataset]:
     try:
         with without_progress_bars():
             return dict(datasets.DatasetDict.load_from_disk(str(path)))  # pyright: ignore[reportReturnType]
-    except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
+    except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         raise DataError(f"{path}: the dataset in it is damaged ({error}). Prepare it again with --overwrite.") from None
 
 

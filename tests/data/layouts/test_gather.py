@@ -4,7 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from captioncrafter.data.example import CaptionLine, Described
 from captioncrafter.data.layouts.detect import read_source
+from captioncrafter.data.layouts.gather import gather
+from captioncrafter.data.layouts.looking import list_images
 from captioncrafter.errors import DataError
 from sources import LISTS, add_lines, write_flickr8k
 
@@ -110,4 +113,24 @@ def test_files_that_do_not_belong_together_are_refused(root: Path):
     assert str(refused.value) == (
         f"{root / 'Images'}: none of its 5 images has both a caption and a split in Flickr8k.token.txt, "
         f"{', '.join(LISTS.values())}. Check that these files belong together."
+    )
+
+
+def test_an_id_that_two_photos_share_is_refused(root: Path):
+    caption = CaptionLine("7#0", "A dog .", "captions.json")
+    described = [Described(name, image_id="7", captions=[caption]) for name in ("0.jpg", "1.jpg")]
+
+    with pytest.raises(DataError) as refused:
+        gather(
+            described,
+            list_images(root / "Images"),
+            layout="other",
+            licence="",
+            read_from=(root / "captions.json",),
+            splits_from="",
+        )
+
+    assert str(refused.value) == (
+        f"{root / 'captions.json'}: 1 image ids stand for more than one image, the first: 7. "
+        "Predictions could not be told apart; make the ids unique."
     )
