@@ -33,6 +33,18 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CAPTIONCRAFTER_CACHE", str(tmp_path / "cache"))
 
 
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """A folder of three small pictures: 0.png, 1.png, 2.png."""
+    from tiny import picture
+
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number in range(3):
+        (folder / f"{number}.png").write_bytes(picture(number))
+    return folder
+
+
 @pytest.fixture(scope="session")
 def flickr8k() -> Path:
     """The folder of real Flickr8k photos; the test is skipped where there is none."""

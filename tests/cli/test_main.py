@@ -29,15 +29,6 @@ def run(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     return folder / "run"
 
 
-@pytest.fixture
-def photos(tmp_path: Path) -> Path:
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    for number in range(3):
-        (folder / f"{number}.png").write_bytes(picture(number))
-    return folder
-
-
 def test_help_names_every_verb(capsys: pytest.CaptureFixture[str]):
     assert status_of("--help") == 0
 

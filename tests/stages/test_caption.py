@@ -18,15 +18,6 @@ def captioner(tiny_checkpoint: Path) -> Captioner:
     )
 
 
-@pytest.fixture
-def photos(tmp_path: Path) -> Path:
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    for number in range(3):
-        (folder / f"{number}.png").write_bytes(picture(number))
-    return folder
-
-
 def test_out_holds_one_line_an_image(captioner: Captioner, photos: Path, tmp_path: Path):
     caption([str(photos)], lambda: captioner, out=tmp_path / "captions.jsonl")
 
