@@ -36,7 +36,7 @@ def test_every_caption_keeps_its_line_where_others_are_empty(captions: list[str]
     assert tokenize(captions) == [caption.strip(".!") for caption in captions]
 
 
-@pytest.mark.parametrize("lines", ["1\\na dog\\n", "4\\na\\nb\\nc\\n\\n", "3\\na\\nb\\nc\\n"])
+@pytest.mark.parametrize("lines", ["1\\na dog\\n", "3\\na\\nb\\nc\\n", "3\\na dog\\na cat\\n\\n"])
 def test_lines_that_are_not_one_a_caption_are_an_error(tmp_path: Path, lines: str):
     fake = CaptionScorer(write_fake_java(tmp_path, f"read request; printf '{lines}'; exec sleep 60"))
 

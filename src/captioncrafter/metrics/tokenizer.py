@@ -25,8 +25,6 @@ def tokenize(captions: Sequence[str], scorer: java.CaptionScorer | None = None) 
     if not captions:
         return []
     lines = (scorer or java.shared()).ask("TOKENIZE", [" ".join(caption.split()) for caption in captions])
-    if len(lines) == len(captions) + 1 and not lines[-1]:
-        lines = lines[:-1]
     if len(lines) != len(captions):
         raise ScorerError(f"the tokenizer gave {len(lines)} lines for {len(captions)} captions.")
     return [_without_punctuation(line) for line in lines]
