@@ -252,12 +252,12 @@ def build(values: dict[str, Any], *, source: str) -> Recipe:
         raise RecipeError(explain(error, source=source)) from None
 
 
-def check_decoding(settings: dict[str, Any]) -> Decoding:
+def check_decoding(settings: dict[str, Any], *, source: str = "decoding") -> Decoding:
     """The decoding that these settings make of the defaults; raises `InputError` naming every wrong one."""
     try:
         return Decoding.model_validate(settings)
     except ValidationError as error:
-        raise InputError(explain(error, source="decoding", checked=Decoding)) from None
+        raise InputError(explain(error, source=source, checked=Decoding)) from None
 
 
 def explain(error: ValidationError, *, source: str, checked: type[Section] = Recipe) -> str:

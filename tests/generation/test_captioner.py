@@ -186,3 +186,12 @@ def test_decoding_set_for_one_call_is_not_kept(captioner: Captioner):
     captioner.caption(Image.new("RGB", (40, 40)), num_beams=1)
 
     assert captioner.decoding == before
+
+
+def test_a_wrong_decoding_beside_an_adapter_is_refused_naming_file_and_key(adapter: Path):
+    facts = json.loads((adapter / CAPTIONING).read_text())
+    facts["decoding"]["num_beans"] = 3
+    (adapter / CAPTIONING).write_text(json.dumps(facts))
+
+    with pytest.raises(InputError, match=r'captioning\.json, decoding: unknown key "num_beans"'):
+        load(adapter=adapter)

@@ -28,7 +28,7 @@ def test_every_option_of_the_recipe_is_shown():
     shown = entries(recipe_sections(options))
 
     assert shown["lora/targets"] == ", ".join(options["lora"]["targets"])
-    assert shown["data/scenes › train"] == "1,200"
+    assert shown["data/scenes › train"] == str(options["data"]["scenes"]["train"])
     assert sum(map(len, (options[name] for name in ("training", "decoding")))) == sum(
         key.startswith(("training/", "decoding/")) for key in shown
     )

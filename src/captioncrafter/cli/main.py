@@ -34,6 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not debug:
         # What one library has to say to the authors of another is nothing that a user can act on.
         warnings.simplefilter("ignore", FutureWarning)
+        # An image that Pillow warns of either decodes or is set aside by name.
+        warnings.filterwarnings("ignore", module=r"PIL\.")
     signal.signal(signal.SIGTERM, _end)
     try:
         status = _run(_parse([word for word in given if word != "--debug"]))

@@ -74,7 +74,7 @@ class Captioner:
             if merge:
                 model, tuned = lora.merge(tuned), None
         words = prompt if prompt is not None else settings.get("prompt", recipe.Model().prompt)
-        decoding = recipe.Decoding(**settings.get("decoding", {}))
+        decoding = recipe.check_decoding(settings.get("decoding", {}), source=f"{adapter}/{CAPTIONING}, decoding")
         return cls(model, processor, encode_prompt(processor, words), decoding, tuned)
 
     def caption(self, images: Sequence[ImageLike] | ImageLike, **decoding: Any) -> list[str]:

@@ -38,7 +38,7 @@ def test_the_middle_of_each_copy_has_its_colour():
 
 
 def nearest_paint(pixel: tuple[int, int, int]) -> str:
-    return min(picture._PAINT, key=lambda name: math.dist(picture._PAINT[name], pixel))
+    return min(picture.PAINT, key=lambda name: math.dist(picture.PAINT[name], pixel))
 
 
 def test_a_ring_has_a_hole():
@@ -47,7 +47,7 @@ def test_a_ring_has_a_hole():
 
     hole = draw(scene, 128).getpixel((int(copy.centre[0] * 128), int(copy.centre[1] * 128)))
 
-    assert math.dist(hole, picture._WALL["grey"]) < 40
+    assert math.dist(hole, picture.WALL["grey"]) < 40
 
 
 def test_there_are_as_many_copies_as_the_scene_says():
