@@ -2,6 +2,9 @@
 
 import json
 import os
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -31,6 +34,33 @@ def synced(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
     monkeypatch.setattr(os, "fsync", note_and_sync)
     return found
+
+
+@pytest.fixture
+def ended() -> int:
+    """The id of a process that has ended."""
+    process = subprocess.Popen([sys.executable, "-S", "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def folder_holding(path: Path, name: str) -> Path:
+    path.mkdir(parents=True)
+    (path / name).touch()
+    return path
+
+
+def stop_at_rename(number: int, error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Raises `error` in place of the rename of that number, counted from 1; the others take place."""
+    rename, asked = Path.replace, []
+
+    def rename_or_stop(path: Path, target: Path) -> Path:
+        asked.append(path)
+        if len(asked) == number:
+            raise error
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "replace", rename_or_stop)
 
 
 def names_in(folder: Path) -> list[str]:
@@ -146,6 +176,136 @@ def test_a_folder_and_all_in_it_is_synced_before_it_takes_its_place(tmp_path: Pa
 
     assert synced[-1] == tmp_path
     assert {path.relative_to(temporary).as_posix() for path in synced[:-1]} == {".", "inner", "inner/file"}
+
+
+@pytest.mark.parametrize("number", [1, 2])
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError("disk gone")])
+def test_a_stop_at_either_rename_leaves_the_old_folder_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, error: BaseException
+):
+    folder_holding(tmp_path / "d", "old")
+    stop_at_rename(number, error, monkeypatch)
+
+    with pytest.raises(type(error)), runs.replacing_folder(tmp_path / "d") as temporary:
+        (temporary / "new").touch()
+
+    assert names_in(tmp_path / "d") == ["old"]
+    assert names_in(tmp_path) == ["d"]
+
+
+def test_a_stop_once_the_new_folder_is_in_place_leaves_it_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    folder_holding(tmp_path / "d", "old")
+    stop_at_rename(3, KeyboardInterrupt(), monkeypatch)
+
+    with pytest.raises(KeyboardInterrupt), runs.replacing_folder(tmp_path / "d") as temporary:
+        (temporary / "new").touch()
+
+    assert names_in(tmp_path / "d") == ["new"]
+
+
+def test_the_old_folder_comes_back_after_a_kill_between_the_renames(tmp_path: Path):
+    folder_holding(tmp_path / "d", "old")
+    program = f"""
+import os, pathlib, signal
+from captioncrafter import runs
+rename = pathlib.Path.replace
+def rename_then_die(path, target):
+    rename(path, target)
+    os.kill(os.getpid(), signal.SIGKILL)
+pathlib.Path.replace = rename_then_die
+with runs.replacing_folder(pathlib.Path({str(tmp_path / "d")!r})) as temporary:
+    (temporary / "new").touch()
+"""
+    killed = subprocess.run([sys.executable, "-c", program], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert "d" not in names_in(tmp_path)
+
+    runs.recover(tmp_path / "d")
+
+    assert names_in(tmp_path) == ["d"]
+    assert names_in(tmp_path / "d") == ["old"]
+
+
+def test_a_writer_that_raises_leaves_the_folder_that_a_kill_had_put_aside(tmp_path: Path, ended: int):
+    folder_holding(tmp_path / f".d.{ended}.old", "old")
+
+    with pytest.raises(ZeroDivisionError), runs.replacing_folder(tmp_path / "d"):
+        raise ZeroDivisionError
+
+    assert names_in(tmp_path) == ["d"]
+    assert names_in(tmp_path / "d") == ["old"]
+
+
+def test_a_folder_put_aside_under_our_own_process_id_comes_back(tmp_path: Path):
+    # In a container every start may get the same process id.
+    folder_holding(tmp_path / f".d.{os.getpid()}.old", "old")
+
+    runs.recover(tmp_path / "d")
+
+    assert names_in(tmp_path / "d") == ["old"]
+
+
+def test_a_folder_in_its_place_is_not_given_up_for_one_put_aside(tmp_path: Path, ended: int):
+    folder_holding(tmp_path / "d", "new")
+    folder_holding(tmp_path / f".d.{ended}.old", "old")
+
+    runs.recover(tmp_path / "d")
+
+    assert names_in(tmp_path) == ["d"]
+    assert names_in(tmp_path / "d") == ["new"]
+
+
+def test_the_folder_behind_a_link_comes_back(tmp_path: Path, ended: int):
+    folder_holding(tmp_path / "disk" / f".target.{ended}.old", "old")
+    (tmp_path / "d").symlink_to(tmp_path / "disk" / "target")
+
+    runs.recover(tmp_path / "d")
+
+    assert names_in(tmp_path / "d") == ["old"]
+
+
+def test_what_ended_processes_left_of_a_folder_is_removed(tmp_path: Path, ended: int):
+    folder_holding(tmp_path / f".d.{ended}.tmp", "half")
+
+    with runs.replacing_folder(tmp_path / "d"):
+        pass
+
+    assert names_in(tmp_path) == ["d"]
+
+
+@pytest.mark.parametrize("suffix", ["tmp", "old"])
+def test_what_a_running_process_is_working_on_is_left_alone(tmp_path: Path, suffix: str):
+    name = f".d.{os.getppid()}.{suffix}"
+    folder_holding(tmp_path / name, "file")
+
+    runs.recover(tmp_path / "d")
+
+    assert names_in(tmp_path) == [name]
+
+
+def test_a_folder_being_written_survives_a_recovery_by_its_own_process(tmp_path: Path):
+    with runs.replacing_folder(tmp_path / "d") as temporary:
+        (temporary / "new").touch()
+        runs.recover(tmp_path / "d")
+
+    assert names_in(tmp_path / "d") == ["new"]
+
+
+@pytest.mark.parametrize("name", [".other.{}.tmp", ".d.e.{}.tmp", ".d.{}.tmp.txt", "d.{}.old", ".d.x{}.old"])
+def test_what_only_looks_left_behind_stays(tmp_path: Path, ended: int, name: str):
+    folder_holding(tmp_path / name.format(ended), "file")
+
+    runs.recover(tmp_path / "d")
+
+    assert names_in(tmp_path) == [name.format(ended)]
+
+
+def test_opening_a_run_brings_back_the_adapter_that_a_kill_had_put_aside(run: Run, ended: int):
+    folder_holding(run.path / f".adapter.{ended}.old", "weights")
+
+    opened = Run.open(run.path)
+
+    assert names_in(opened.adapter) == ["weights"]
 
 
 def test_a_folder_without_a_recipe_is_no_run(tmp_path: Path):

@@ -6,6 +6,7 @@ any moment) finds the old file or the new one and never a part. Knows nothing of
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -36,14 +37,19 @@ class Run:
 
     @classmethod
     def open(cls, path: str | Path) -> "Run":
-        """The run in `path`; raises `DataError` when the folder holds none."""
+        """The run in `path`, its adapter first put back where a kill left it aside.
+
+        Raises `DataError` when the folder holds none.
+        """
         folder = Path(path)
         if not (folder / RECIPE).is_file():
             raise DataError(
                 f"{folder}: not a run folder ({RECIPE} is missing). "
                 f"`captioncrafter train RECIPE --out {folder}` makes one."
             )
-        return cls(folder)
+        run = cls(folder)
+        recover(run.adapter)
+        return run
 
     @property
     def adapter(self) -> Path:
@@ -122,11 +128,13 @@ def replacing(path: Path) -> Iterator[Path]:
 def replacing_folder(path: Path) -> Iterator[Path]:
     """A temporary folder beside `path`; on leaving without an error its files are synced and it takes `path`'s place.
 
-    An older folder at `path` is renamed aside first and removed last: whatever happens, one whole folder is on disk.
+    An older folder at `path` is renamed aside first and removed last: whatever happens, one whole folder is on disk,
+    at `path` or, after a kill between the two renames, where `recover` finds it; that is called here first.
     A link stays one: the folder it leads to is replaced, on that folder's disk.
     """
     path = path.resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
+    recover(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
@@ -140,15 +148,51 @@ def replacing_folder(path: Path) -> Iterator[Path]:
 
 
 def _take_the_place_of(path: Path, temporary: Path) -> None:
-    if not path.exists():
+    """Puts `temporary` at `path`, and what was there, if all goes well, at `temporary`; else back to `path`."""
+    old = path.with_name(f".{path.name}.{os.getpid()}.old")
+    try:
+        if path.exists():
+            path.replace(old)
         temporary.replace(path)
         _sync(path.parent)
-        return
-    old = path.with_name(f".{path.name}.{os.getpid()}.old")
-    path.replace(old)
-    temporary.replace(path)
-    _sync(path.parent)
-    shutil.rmtree(old)
+    finally:
+        # Never removed under its own name: a kill amid that would leave a part that `recover` takes for the whole.
+        if old.exists():
+            old.replace(temporary if path.exists() else path)
+
+
+def recover(path: Path) -> None:
+    """Mends what a kill during `replacing_folder(path)` left: a missing folder comes back, leftovers are removed.
+
+    What belongs to a process that still runs on this machine is left alone.
+    """
+    path = path.resolve()
+    for left in _left_behind(path):
+        if left.suffix == ".old" and not path.exists():
+            left.replace(path)
+            _sync(path.parent)
+        else:
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _left_behind(path: Path) -> list[Path]:
+    name = re.compile(rf"\.{re.escape(path.name)}\.(\d{{1,9}})\.(?:tmp|old)")
+    found = [(entry, name.fullmatch(entry.name)) for entry in path.parent.iterdir()]
+    return [entry for entry, match in found if match and not _in_use(entry, int(match[1]))]
+
+
+def _in_use(folder: Path, process: int) -> bool:
+    # Our own id on a folder put aside is an earlier process's (in a container every start may get the same one):
+    # we hold none between two calls.
+    if process == os.getpid():
+        return folder.suffix == ".tmp"
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def write_text(path: Path, text: str) -> None:
