@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from captioncrafter.errors import CheckpointError
 from captioncrafter.features.key import feature_key
 from captioncrafter.model import checkpoint, weights
-from tiny import changed_copy, flip_byte
+from tiny import changed_copy, flip_byte, rewrite_tensors
 
 
 def key_of(folder: Path, *, computed_in: torch.dtype = torch.float32, stored_as: str = "auto") -> str:
@@ -55,6 +56,21 @@ def test_a_byte_in_the_middle_of_a_weight_changes_the_key(copy: Path):
     flip_byte(tensor.file, (tensor.start + tensor.end) // 2)
 
     assert key_of(copy) != before
+
+
+@pytest.mark.parametrize("prefix", ["vision_model.", "qformer.", "query_tokens"])
+def test_a_checkpoint_without_one_frozen_part_has_no_key(copy: Path, prefix: str):
+    def rename(tensors: dict[str, torch.Tensor]) -> None:
+        for name in [name for name in tensors if name.startswith(prefix)]:
+            tensors[f"blip2.{name}"] = tensors.pop(name)
+
+    for file in copy.glob("*.safetensors"):
+        rewrite_tensors(file, rename)
+
+    with pytest.raises(CheckpointError) as refused:
+        key_of(copy)
+
+    assert str(refused.value).startswith(f'{copy}: no tensor is named "{prefix}')
 
 
 @pytest.mark.parametrize(

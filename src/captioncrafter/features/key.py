@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from captioncrafter import runs
+from captioncrafter.errors import CheckpointError
 from captioncrafter.model import weights
 from captioncrafter.model.checkpoint import Checkpoint
 from captioncrafter.model.stock import Processor
@@ -39,8 +40,10 @@ def feature_key(
 ) -> FeatureKey:
     """The key of the Q-Former outputs of `checkpoint`, computed in one dtype and stored under a dtype policy.
 
-    Reads every byte of the vision half's weights (some seconds for the 4 GB of blip2-flan-t5-xl).
+    Reads every byte of the vision half's weights (some seconds for the 4 GB of blip2-flan-t5-xl). Raises
+    `CheckpointError` when a frozen part has no weights under its name: checkpoints that differ in it would share a key.
     """
+    _check_frozen_parts(checkpoint)
     config = runs.read_json(checkpoint.folder / "config.json")
     settings = processor.image_processor.to_dict()
     facts = {
@@ -53,3 +56,13 @@ def feature_key(
         "stored_as": stored_as,
     }
     return FeatureKey(facts)
+
+
+def _check_frozen_parts(checkpoint: Checkpoint) -> None:
+    names = weights.stored_tensors(checkpoint.folder)
+    for prefix in _FROZEN_PREFIX:
+        if not any(name.startswith(prefix) for name in names):
+            raise CheckpointError(
+                f'{checkpoint.folder}: no tensor is named "{prefix}…", so its features could not be told from those of '
+                "another checkpoint. Load it as Blip2ForConditionalGeneration and save it with save_pretrained."
+            )
