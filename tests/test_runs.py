@@ -463,3 +463,9 @@ def test_the_cache_is_in_the_home_folder_by_default(monkeypatch: pytest.MonkeyPa
     monkeypatch.delenv("CAPTIONCRAFTER_CACHE")
 
     assert runs.cache_folder() == Path.home() / ".cache" / "captioncrafter"
+
+
+def test_there_is_nothing_to_recover_where_no_folder_is(tmp_path: Path):
+    runs.recover(tmp_path / "no" / "such" / "folder")
+
+    assert list(tmp_path.iterdir()) == []

@@ -32,7 +32,9 @@ class Model(Section):
         min_length=1,
         description="Hub name, folder, or the name of a bundled checkpoint (miniature).",
     )
-    revision: str | None = Field(default=None, description="Commit of a hub checkpoint; pins what is downloaded.")
+    revision: str | None = Field(
+        default=None, description="Commit of a hub checkpoint; pins what is downloaded. A folder has none."
+    )
     precision: Precision = Field(
         default="auto",
         description="Arithmetic of the frozen weights; auto is bf16 where the hardware has it, else fp32. "

@@ -166,6 +166,8 @@ def recover(path: Path) -> None:
 
     What belongs to a process that still runs on this machine is left alone.
     """
+    if not path.parent.is_dir():
+        return
     path = path.resolve()
     for left in _left_behind(path):
         if left.suffix == ".old" and not path.exists():

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import datasets
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -13,7 +14,7 @@ from safetensors.torch import load_file
 from captioncrafter import recipe, runs
 from captioncrafter.errors import DataError, InputError, PreflightError, RecipeError
 from captioncrafter.stages.train import train
-from tiny import picture, tiny_recipe, write_tiny_dataset
+from tiny import picture, tiny_recipe, without_key, write_tiny_checkpoint, write_tiny_dataset
 
 ADAPTER = "adapter_model.safetensors"
 
@@ -219,3 +220,24 @@ def test_the_recipe_of_a_run_reads_back_as_itself(file: Path, finished: Path):
     saved = json.loads((finished / runs.RECIPE).read_text())
 
     assert recipe.build(saved, source="run") == recipe.load(str(file))
+
+
+def test_an_old_checkpoint_without_an_image_token_id_trains(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    base = write_tiny_checkpoint(tmp_path / "base")
+    without_key(base / "config.json", "image_token_index", "image_token_id")
+
+    result = train(tiny_recipe(base, write_tiny_dataset(tmp_path / "data")), tmp_path / "run")
+
+    assert result.steps > 0
+    assert "has no image_token_index; using the processor's" in capsys.readouterr().err
+
+
+def test_captions_that_are_nothing_but_punctuation_are_left_out_and_counted(tiny_checkpoint: Path, tmp_path: Path):
+    data = write_tiny_dataset(tmp_path / "data")
+    splits = datasets.load_from_disk(str(data))
+    dotted = splits["train"].map(lambda row: {"captions": ["...", *row["captions"][1:]]}, keep_in_memory=True)
+    datasets.DatasetDict(splits | {"train": dotted}).save_to_disk(tmp_path / "dotted")
+
+    train(tiny_recipe(tiny_checkpoint, tmp_path / "dotted"), tmp_path / "run")
+
+    assert runs.read_json(tmp_path / "run" / runs.MANIFEST)["captions_without_words"] == 6

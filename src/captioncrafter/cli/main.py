@@ -24,6 +24,11 @@ from captioncrafter.cli import verbs
 from captioncrafter.cli.commands import Caption, Evaluate, Prepare, Quickstart, Report, Train
 from captioncrafter.errors import CaptionCrafterError, InputError
 
+_OUT_OF_MEMORY = (
+    "out of memory. Fewer images at once help: --features.images-per-batch while features are computed, "
+    "--training.images-per-batch while training (the step stays the same; --training.gradient-checkpointing too), "
+    "--images-per-batch while captioning, --decoding.images-per-batch while validating. What was finished is kept."
+)
 _TERMINATED = 128 + signal.SIGTERM
 
 
@@ -52,6 +57,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         # Whoever read our captions has enough of them, as `head` does. Python would complain once more at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 141
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and type(error).__name__ != "OutOfMemoryError":
+            raise
+        if debug:
+            traceback.print_exc()
+        events.fail(_OUT_OF_MEMORY)
+        status = 1
     except OSError as error:
         if debug:
             traceback.print_exc()

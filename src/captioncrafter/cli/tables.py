@@ -1,8 +1,10 @@
 """What commands print on stdout: tables for people, one JSON object for programs."""
 
 import json
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -63,6 +65,16 @@ def print_next(outcome: str, commands: Mapping[str, str]) -> None:
     print_line(f"\n{outcome}\n\nNext:")
     for purpose, command in commands.items():
         print_line(f"  {purpose}:\n    {command}")
+
+
+def program() -> str:
+    """How this user calls us: `captioncrafter` where that is on the PATH, else the path of the script that runs."""
+    if shutil.which("captioncrafter"):
+        return "captioncrafter"
+    script = Path(sys.argv[0])
+    if script.name != "captioncrafter":
+        return f"{sys.executable} -m captioncrafter"
+    return str(script.relative_to(Path.cwd()) if script.is_relative_to(Path.cwd()) else script)
 
 
 def _cell(measured: Mapping[str, float] | None) -> str:

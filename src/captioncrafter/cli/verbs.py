@@ -37,9 +37,10 @@ def quickstart(command: Quickstart) -> int:
     tables.print_next(
         f"The report, to open in a browser: {result.report}",
         {
-            "Caption your own pictures": f"captioncrafter caption PHOTOS… --adapter {command.out / 'adapter'}",
-            "Bring Flickr8k in": "captioncrafter prepare FLICKR8K_FOLDER --out data/flickr8k",
-            "Tune on real photos": "captioncrafter train flickr8k-miniature, or on a GPU flickr8k-flan-t5-xl",
+            "Caption pictures with the new adapter": f"{tables.program()} caption {command.out / 'pictures'} "
+            f"--adapter {command.out / 'adapter'}",
+            "Bring real photos in": f"{tables.program()} prepare FLICKR8K_FOLDER --out data/flickr8k",
+            "Tune on them (on a GPU: flickr8k-flan-t5-xl)": f"{tables.program()} train flickr8k-miniature",
         },
     )
     return DONE
@@ -81,8 +82,8 @@ def train(command: Train) -> int:
         f"Best validation CIDEr {100 * result.best_cider:.1f} at step {result.best_step} of {result.steps}{early}. "
         f"Adapter: {out / 'adapter'}",
         {
-            "Score it": f"captioncrafter evaluate --run {out} --base",
-            "Caption with it": f"captioncrafter caption PHOTOS… --adapter {out / 'adapter'}",
+            "Score it": f"{tables.program()} evaluate --run {out} --base",
+            "Caption with it": f"{tables.program()} caption PHOTOS… --adapter {out / 'adapter'}",
         },
     )
     return DONE
@@ -130,28 +131,22 @@ def evaluate(command: Evaluate) -> int:
 def caption(command: Caption) -> int:
     """Status 0, or 3 when images were set aside."""
     from captioncrafter.generation.captioner import Captioner
+    from captioncrafter.generation.origin import Origin
     from captioncrafter.stages import caption as stage
 
-    decoding = {
-        name: value
-        for name in recipe.Decoding.model_fields
-        if (value := getattr(command, name)) is not None and value is not False
-    }
+    options = {name: getattr(command, name) for name in recipe.Decoding.model_fields}
+    origin = Origin.of(
+        command.base,
+        adapter=command.adapter,
+        revision=command.revision,
+        prompt=command.prompt,
+        precision=command.precision,
+    ).with_decoding(**{name: value for name, value in options.items() if value is not None})
 
     def load() -> Captioner:
-        captioner = Captioner.load(
-            command.base,
-            adapter=command.adapter,
-            revision=command.revision,
-            prompt=command.prompt,
-            precision=command.precision,
-            device=command.device,
-            merge=command.merge,
-        )
-        return captioner.with_decoding(**decoding)
+        return Captioner.from_origin(origin, device=command.device, merge=command.merge)
 
-    recipe.check_decoding(decoding)
-    result = stage.caption(command.images, load, out=command.out, sidecar=command.sidecar)
+    result = stage.caption(command.images, load, origin.describe, out=command.out, sidecar=command.sidecar)
     return SOME_SET_ASIDE if result.set_aside else DONE
 
 

@@ -7,16 +7,15 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from captioncrafter import recipe
+from captioncrafter import recipe, runs
 from captioncrafter.data.dataset import fingerprint, image_bytes, image_hashes, load_dataset_folder
+from captioncrafter.data.example import SPLITS
 from captioncrafter.data.images import decode_image
 from captioncrafter.data.scenes import scene_images
 from captioncrafter.errors import DataError
 
 if TYPE_CHECKING:
     import datasets
-
-SPLITS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True)
@@ -85,7 +84,7 @@ def load_splits(data: recipe.Data) -> dict[str, CaptionedImages]:
 
 def _datasets(data: recipe.Data) -> dict[str, "datasets.Dataset"]:
     if data.path is not None:
-        return load_dataset_folder(data.path)
+        return load_dataset_folder(runs.user_path(data.path))
     if data.scenes is None:
         raise DataError(
             "the recipe names no data: give data.path (a folder that `captioncrafter prepare` wrote) or [data.scenes]."

@@ -71,7 +71,7 @@ def find(name: str, revision: str | None = None) -> Checkpoint:
             )
         folder = _fetch(name, revision)
     _check_is_blip2(name, folder)
-    return Checkpoint(name, revision, folder, on_hub)
+    return Checkpoint(name, revision if on_hub else None, folder, on_hub)
 
 
 def _fetch(name: str, revision: str | None) -> Path:
@@ -96,7 +96,7 @@ def _fetch(name: str, revision: str | None) -> Path:
         hub.LocalEntryNotFoundError,
         hub.OfflineModeIsEnabled,
         hub.HfHubHTTPError,
-        hub.HTTPError,  # pyright: ignore[reportPrivateImportUsage] # httpx's or httpx2's, as this hub client uses
+        getattr(hub, "HTTPError", OSError),  # httpx's or httpx2's, as this hub client uses
         OSError,
     ) as error:
         raise CheckpointError(
@@ -167,6 +167,12 @@ def load_model(checkpoint: Checkpoint, *, dtype: torch.dtype, device: torch.devi
 
     stored = weights.stored_tensors(checkpoint.folder)
     config = _load_config(checkpoint)
+    if config.image_token_index is None:
+        # An old copy (transformers#34223): without the id, the stock forward cannot tell where the image goes.
+        config.image_token_index = image_token_id(load_processor(checkpoint))
+        events.say(
+            f"{checkpoint.name}: an old copy whose configuration has no image_token_index; using the processor's."
+        )
     if config.use_decoder_only_language_model:
         raise CheckpointError(
             f"{checkpoint.name}: its language model ({config.text_config.model_type}) is decoder-only; CaptionCrafter "

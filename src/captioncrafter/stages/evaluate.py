@@ -10,7 +10,7 @@ from captioncrafter.data.caption_files import read_predictions, read_references
 from captioncrafter.data.splits import SPLITS, CaptionedImages, load_splits
 from captioncrafter.errors import DataError
 from captioncrafter.generation.bulk import caption_dataset
-from captioncrafter.generation.captioner import Captioner
+from captioncrafter.generation.captioner import CAPTIONING, Captioner
 from captioncrafter.metrics import diversity, java
 from captioncrafter.metrics.references import References
 from captioncrafter.metrics.scorecard import Scorecard, cider_of, score, shuffled
@@ -80,6 +80,8 @@ def evaluate_run(
     splits = load_splits(options.data)
     name = _choose(splits, split, options.data)
     images = splits[name]
+    told = runs.read_json(run.adapter / CAPTIONING)
+    tuned_on = checkpoint.find(told["base"], told["revision"])
     captioner = Captioner.load(adapter=run.adapter, device=device or options.model.device)
     references = References({image.image_id: image.captions for image in images})
     known = [text for image in splits["train"] for text in image.captions]
@@ -91,6 +93,8 @@ def evaluate_run(
         "precision": str(captioner.model.dtype).removeprefix("torch."),
         "device": str(captioner.model.device),
     }
+
+    kept = _base_of_the_same(run, protocol)
 
     def caption_and_score(what: str, folder: Path) -> Evaluated:
         predictions = caption_dataset(captioner, images, what=what)
@@ -105,15 +109,13 @@ def evaluate_run(
     if base:
         with captioner.without_adapter():
             before = caption_and_score(f"captions of {name}, base", run.path / runs.BASE)
-    else:
-        run.drop_base()
     write_card(
         run.adapter,
-        checkpoint.find(options.model.base, options.model.revision),
+        tuned_on,
         options,
         tuned.scores["precision"],
         scores=tuned.scores,
-        base_scores=before.scores if before else None,
+        base_scores=before.scores if before else kept,
     )
     return tuned, before
 
@@ -206,6 +208,22 @@ def _named(images: Iterable[str]) -> str:
 
 def _in_brackets(images: Sequence[str]) -> str:
     return f" ({_named(images)})" if images else ""
+
+
+def _base_of_the_same(run: runs.Run, protocol: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """What was measured of the base before, if on the same images in the same way; else it goes, and that is said.
+
+    It would stand beside scores that it does not compare with.
+    """
+    file = run.path / runs.BASE / runs.SCORES
+    if not file.is_file():
+        return None
+    scores = runs.read_json(file)
+    if all(scores.get(key) == value for key, value in protocol.items()):
+        return scores
+    run.drop_base()
+    events.say(f"{run.path / runs.BASE}: scores of another evaluation; removed (--base takes them again)")
+    return None
 
 
 def _choose(splits: Mapping[str, CaptionedImages], split: str | None, data: recipe.Data) -> str:

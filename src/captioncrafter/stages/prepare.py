@@ -26,6 +26,7 @@ def prepare(source: Path, out: Path, *, layout: str | None = None, seed: int = 0
     splits where `source` brings none. Raises `DataError` when `source` cannot be read as captioned images, or when
     something is in `out` that may not be replaced: only an older dataset is, and only with `overwrite`.
     """
+    runs.recover(out)
     _refuse_to_replace(out, overwrite=overwrite)
     found = read_source(source, layout)
     events.say(f"{source}: layout {found.layout}, {len(found.examples)} captioned images in {found.image_folder}")

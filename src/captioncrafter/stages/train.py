@@ -13,7 +13,7 @@ import captioncrafter
 from captioncrafter import events, recipe, runs
 from captioncrafter.data.captions import normalise
 from captioncrafter.data.splits import CaptionedImages, load_splits
-from captioncrafter.errors import DataError, InputError
+from captioncrafter.errors import DataError
 from captioncrafter.features.extract import extract, pixel_values
 from captioncrafter.features.key import feature_key
 from captioncrafter.features.store import FeatureStore
@@ -26,13 +26,13 @@ from captioncrafter.model import checkpoint, hardware, lora, weights
 from captioncrafter.model.captioning import Prompt, encode_prompt
 from captioncrafter.model.stock import Blip2, Processor, Tuned
 from captioncrafter.report.card import write_card
+from captioncrafter.stages.run_start import RESULT, begin, finished, located, open_run, refuse_other_inputs
 from captioncrafter.training import loop, preflight
 from captioncrafter.training.batches import TrainingImages
 from captioncrafter.training.packing import encode_captions
 
 _LIBRARIES = ("torch", "transformers", "peft", "accelerate", "datasets", "tokenizers", "safetensors")
 _PROBED_IMAGES = 4
-_RESULT = "result"
 
 
 def train(options: recipe.Recipe, out: Path, *, resume: bool = False) -> loop.FitResult:
@@ -41,63 +41,27 @@ def train(options: recipe.Recipe, out: Path, *, resume: bool = False) -> loop.Fi
     A run that is finished is left as it is. Raises `InputError` when `out` holds an unfinished one and `resume` is not
     set, or one of another recipe.
     """
-    run = _start(options, out, resume=resume)
-    if finished := _finished(run):
-        return finished
+    options = located(options)
+    run = open_run(options, out, resume=resume)
+    if before := finished(run):
+        return before
     splits = load_splits(options.data)
     base = _load_base(options)
     tuned, target_layers = _attach(base, options)
-    store = _features(base, splits, options)
+    store = _open_store(base, options)
+    facts = _facts(options, base, splits, store)
+    refuse_other_inputs(run, facts)
+    _extract(base, splits, store, options)
     measured = _preflight(base, tuned, target_layers, splits["train"], store, options)
     _release_frozen_half(base.model)
-    images, cut = _encode(base.processor, splits["train"], options)
-    run.add_to_manifest(**_facts(options, base, splits, store), preflight=measured, captions_cut=cut)
+    images, left_out = _encode(base.processor, splits["train"], options)
+    begin(run, options, facts | {"preflight": measured} | left_out)
     validate = _validation(base, splits["validation"], store, options)
-    result = loop.fit(
-        tuned, images, store, base.prompt, options, run, validate, save_best=_saving(base, tuned, options)
-    )
-    run.add_to_manifest(**{_RESULT: asdict(result)})
+    save_best = _saving(base, tuned, options)
+    result = loop.fit(tuned, images, store, base.prompt, options, run, validate, save_best=save_best)
+    _warn_if_no_better(run, result)
+    run.add_to_manifest(**{RESULT: asdict(result)})
     return result
-
-
-def _start(options: recipe.Recipe, out: Path, *, resume: bool) -> runs.Run:
-    wanted = options.model_dump(mode="json")
-    if not (out / runs.RECIPE).is_file():
-        if resume:
-            raise InputError(f"{out}: nothing to resume: no run is there. Leave out --resume to start one.")
-        runs.write_json(out / runs.RECIPE, wanted)
-        return runs.Run(out)
-    run = runs.Run(out)
-    different = _differences(run.recipe(), wanted)
-    if different:
-        raise InputError(
-            f"{out}: holds a run of another recipe:\n  "
-            + "\n  ".join(different)
-            + "\nGive the same one to go on with it, or another --out."
-        )
-    if not resume and _RESULT not in run.manifest():
-        raise InputError(f"{out}: an unfinished run is already there. Go on with --resume, or choose another --out.")
-    return run
-
-
-def _finished(run: runs.Run) -> loop.FitResult | None:
-    """How the run ended, where it has; that is said, and nothing is done again."""
-    result = run.manifest().get(_RESULT)
-    if result is None:
-        return None
-    events.say(f"{run.path}: this run is finished; nothing was done again. Another --out starts a fresh one.")
-    return loop.FitResult(**result)
-
-
-def _differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:
-    found = []
-    for key in {**before, **now}:
-        old, new = before.get(key), now.get(key)
-        if isinstance(old, dict) and isinstance(new, dict):
-            found += _differences(old, new, f"{prefix}{key}.")
-        elif old != new:
-            found.append(f"{prefix}{key}: {old!r} in the run, {new!r} now")
-    return found
 
 
 @dataclass(frozen=True)
@@ -128,10 +92,12 @@ def _attach(base: _Base, options: recipe.Recipe) -> tuple[Tuned, tuple[str, ...]
     return tuned, target_layers
 
 
-def _features(base: _Base, splits: dict[str, CaptionedImages], options: recipe.Recipe) -> FeatureStore:
-    stored_as = options.features.dtype
-    key = feature_key(base.checkpoint, base.processor, computed_in=base.dtype, stored_as=stored_as)
-    store = FeatureStore.open(_cache_folder(options.features), key)
+def _open_store(base: _Base, options: recipe.Recipe) -> FeatureStore:
+    key = feature_key(base.checkpoint, base.processor, computed_in=base.dtype, stored_as=options.features.dtype)
+    return FeatureStore.open(_cache_folder(options.features), key)
+
+
+def _extract(base: _Base, splits: dict[str, CaptionedImages], store: FeatureStore, options: recipe.Recipe) -> None:
     wanted = {image.content: image.decode for name in ("train", "validation") for image in splits[name]}
     computed = extract(
         base.model,
@@ -139,10 +105,9 @@ def _features(base: _Base, splits: dict[str, CaptionedImages], options: recipe.R
         wanted,
         store,
         images_per_batch=options.features.images_per_batch,
-        stored_as=stored_as,
+        stored_as=options.features.dtype,
     )
     events.say(f"features of {len(wanted)} images: {computed} computed, {len(wanted) - computed} from {store.folder}")
-    return store
 
 
 def _cache_folder(features: recipe.Features) -> Path:
@@ -190,24 +155,33 @@ def _release_frozen_half(model: Blip2) -> None:
         torch.cuda.empty_cache()
 
 
-def _encode(processor: Processor, images: CaptionedImages, options: recipe.Recipe) -> tuple[TrainingImages, int]:
-    """The training images with their captions as token ids, and how many captions were cut."""
-    names, features, captions, cut = [], [], [], 0
+def _encode(
+    processor: Processor, images: CaptionedImages, options: recipe.Recipe
+) -> tuple[TrainingImages, dict[str, int]]:
+    """The training images with their captions as token ids; how many captions were cut, and how many left out."""
+    names, features, captions, cut, wordless = [], [], [], 0, 0
     for image in images:
         ids, long = _token_ids(processor, image.captions, options)
+        if not ids:
+            raise DataError(f"{image.image_id}: none of its captions has a word in it. Take the image out of the data.")
         names.append(image.image_id)
         features.append(image.content)
         captions.append(ids)
         cut += long
+        wordless += len(image.captions[: options.data.captions_per_image]) - len(ids)
     total = sum(map(len, captions))
     note = f"; {cut} cut to {options.training.max_caption_tokens} tokens" if cut else ""
+    note += f"; {wordless} left out that are nothing but punctuation" if wordless else ""
     events.say(f"{len(names)} training images with {total} captions{note}")
-    return TrainingImages(names, features, captions), cut
+    return TrainingImages(names, features, captions), {"captions_cut": cut, "captions_without_words": wordless}
 
 
 def _token_ids(processor: Processor, captions: tuple[str, ...], options: recipe.Recipe) -> tuple[list[list[int]], int]:
     texts = [normalise(caption) for caption in captions][: options.data.captions_per_image]
-    return encode_captions(processor.tokenizer, texts, max_tokens=options.training.max_caption_tokens)
+    worded = [text for text in texts if text]
+    if not worded:
+        return [], 0
+    return encode_captions(processor.tokenizer, worded, max_tokens=options.training.max_caption_tokens)
 
 
 def _validation(
@@ -233,6 +207,16 @@ def _validation(
         )
 
     return validate
+
+
+def _warn_if_no_better(run: runs.Run, result: loop.FitResult) -> None:
+    """Says it when even the best adapter scored below the base, which is what validation before the first step saw."""
+    start = next((row["CIDEr"] for row in run.log() if row["kind"] == "validation" and row["step"] == 0), None)
+    if start is not None and result.best_cider < start:
+        events.warn(
+            f"the best adapter's CIDEr, {100 * result.best_cider:.1f}, is below the base's, {100 * start:.1f}: it "
+            "learned nothing that helps. A lower training.learning_rate is the first thing to try."
+        )
 
 
 def _saving(base: _Base, tuned: Tuned, options: recipe.Recipe) -> Callable[[Path], None]:

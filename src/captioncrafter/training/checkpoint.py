@@ -69,11 +69,15 @@ def newest_good(folder: Path) -> Path | None:
 
     Each one passed over is named, with the reason.
     """
+    passed_over = 0
     for path in _newest_first(folder):
         fault = _fault(path)
         if fault is None:
             return path
-        events.warn(f"{path}: {fault}; going back to the one before.")
+        events.warn(f"{path}: {fault}; passed over.")
+        passed_over += 1
+    if passed_over:
+        events.warn(f"{folder}: none of its {passed_over} checkpoints is whole; training starts again at step 0.")
     return None
 
 

@@ -4,7 +4,6 @@ Where a run stands is its step alone: the data order is a function of it, the le
 holds the rest (weights, optimizer, random state). What validation does arrives as an argument.
 """
 
-import importlib.util
 import math
 import time
 from collections.abc import Callable
@@ -16,7 +15,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from captioncrafter import events, recipe, runs
-from captioncrafter.errors import CaptionCrafterError, InputError
+from captioncrafter.errors import CaptionCrafterError
 from captioncrafter.features.store import FeatureStore
 from captioncrafter.model import lora
 from captioncrafter.model.captioning import PackedCaptions, Prompt, caption_logits, summed_loss
@@ -118,16 +117,21 @@ class _Loop:
             torch.manual_seed(self.seed)
             self._resume()
             _training_mode(self.tuned, self.training.gradient_checkpointing)
-            with events.progress("training", self.schedule.steps, done=self.progress.step) as bar:
-                while not self._finished():
-                    note = self._step()
-                    bar.advance(note=note)
-                    if stop.signal_number is not None:
-                        self._stop(stop.signal_number)
-        self.accelerator.end_training()
+            try:
+                self._remaining_steps(stop)
+            finally:
+                self.accelerator.end_training()
         best_step, best_cider = self.progress.best_step, self.progress.best_cider
         assert best_step is not None and best_cider is not None
         return FitResult(best_step, best_cider, self.progress.step, self.progress.step < self.schedule.steps)
+
+    def _remaining_steps(self, stop: guard.StopRequest) -> None:
+        with events.progress("training", self.schedule.steps, done=self.progress.step) as bar:
+            while not self.progress.finished:
+                note = self._step()
+                bar.advance(note=note)
+                if stop.signal_number is not None:
+                    self._stop(stop.signal_number)
 
     def _resume(self) -> None:
         folder = self.run.path / runs.CHECKPOINTS
@@ -138,10 +142,10 @@ class _Loop:
             return
         self.progress = checkpoint.restore(path, self.parameters, self._adamw(), self.device)
         self.run.keep_log(lambda row: row["step"] <= self.progress.step)
+        if self.progress.step == self.progress.best_step:
+            # The adapter is written after the checkpoint that knows of it: a kill between the two left the one before.
+            self.save_best(self.run.adapter)
         events.say(f"going on after step {self.progress.step} of {self.schedule.steps}")
-
-    def _finished(self) -> bool:
-        return self.progress.finished
 
     def _step(self) -> str:
         step = self.progress.step
@@ -199,7 +203,6 @@ class _Loop:
         step = self.progress.step
         best = step > 0 and (self.progress.best_cider is None or found.cider > self.progress.best_cider)
         if best:
-            self.save_best(self.run.adapter)
             self.progress = replace(self.progress, best_cider=found.cider, best_step=step, validations_without_gain=0)
         elif step > 0:
             self.progress = replace(self.progress, validations_without_gain=self.progress.validations_without_gain + 1)
@@ -209,6 +212,8 @@ class _Loop:
         self.progress = replace(self.progress, finished=step >= self.schedule.steps or out_of_patience)
         if step > 0:
             self._save()
+        if best:
+            self.save_best(self.run.adapter)
         self.window.leave_out(time.monotonic() - started)
 
     def _log_steps(self, rate: float, norm: float) -> None:
@@ -279,10 +284,6 @@ class _Loop:
 
 def _accelerator(device: torch.device, tracking: recipe.Tracking, run: runs.Run) -> Accelerator:
     tracker = None if tracking.tracker == "none" else tracking.tracker
-    if tracker is not None and importlib.util.find_spec(tracker) is None:
-        raise InputError(
-            f'tracking.tracker = "{tracker}": not installed. pip install "captioncrafter[track]", or leave it out.'
-        )
     accelerator = Accelerator(
         cpu=device.type == "cpu", mixed_precision="no", log_with=tracker, project_dir=str(run.path)
     )
