@@ -1,6 +1,7 @@
 """The command line as a user meets it: words in; status, stdout and stderr out."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -199,6 +200,53 @@ def test_decoding_options_are_checked_before_the_model_is_loaded(photos: Path, c
     assert status_of("caption", photos, "--base", "no/such/base", "--num-beams", "0") == 2
 
     assert "num_beams" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--temperature", "0.5"), "temperature needs --sample"),
+        (("--no-sample", "--seed", "3"), "seed needs --sample"),
+        (("--num-beams", "1", "--length-penalty", "2"), "length_penalty needs a beam search"),
+    ],
+)
+def test_a_decoding_option_without_effect_ends_2(
+    photos: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], said: str
+):
+    assert status_of("caption", photos, *words) == 2
+
+    assert said in capsys.readouterr().err
+
+
+def test_no_sample_goes_before_an_adapter_that_samples(
+    run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    adapter = Path(shutil.copytree(run / "adapter", tmp_path / "adapter"))
+    facts = json.loads((adapter / "captioning.json").read_text())
+    facts["decoding"] |= {"sample": True, "temperature": 50.0, "num_beams": 1}
+    (adapter / "captioning.json").write_text(json.dumps(facts))
+
+    assert status_of("caption", photos, "--adapter", adapter, "--no-sample") == 0
+    greedy = capsys.readouterr().out
+    assert status_of("caption", photos, "--adapter", run / "adapter") == 0
+    assert greedy == capsys.readouterr().out
+
+
+def test_captions_of_another_adapter_in_out_end_2(
+    run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    out = tmp_path / "captions.jsonl"
+    assert status_of("caption", photos, "--adapter", run / "adapter", "--out", out) == 0
+
+    assert status_of("caption", photos, "--out", out) == 2
+
+    assert "holds captions of another base" in capsys.readouterr().err
+
+
+def test_a_folder_as_out_ends_2(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert status_of("caption", photos, "--out", tmp_path) == 2
+
+    assert "a folder, and --out takes the file to write" in capsys.readouterr().err
 
 
 def test_sidecar_captions_stand_beside_the_images(run: Path, photos: Path):

@@ -2,13 +2,14 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from captioncrafter import Captioner, recipe
 from captioncrafter.data.splits import load_splits
-from captioncrafter.errors import DataError, InputError
+from captioncrafter.errors import InputError
 from captioncrafter.generation.bulk import (
     ImageFile,
     caption_dataset,
@@ -140,9 +141,10 @@ def lines_of(out: Path) -> list[dict[str, str]]:
 
 def test_what_the_file_already_has_is_not_captioned_again(captioner: Captioner, photos: Path, tmp_path: Path):
     out = tmp_path / "captions.jsonl"
+    caption([str(photos / "b.png")], lambda: captioner, dict, out=out)
     out.write_text(prediction_line("b.png", "kept as it is"))
 
-    result = caption([str(photos)], lambda: captioner, out=out)
+    result = caption([str(photos)], lambda: captioner, dict, out=out)
 
     assert (result.captioned, result.already) == (3, 1)
     assert lines_of(out)[0] == {"image_id": "b.png", "caption": "kept as it is"}
@@ -150,14 +152,15 @@ def test_what_the_file_already_has_is_not_captioned_again(captioner: Captioner, 
 
 
 def test_a_last_line_cut_short_is_repaired_and_captioned_again(captioner: Captioner, photos: Path, tmp_path: Path):
-    out, whole = tmp_path / "captions.jsonl", tmp_path / "whole.jsonl"
-    caption([str(photos)], lambda: captioner, out=whole)
-    out.write_bytes(whole.read_bytes()[:-7])
+    out = tmp_path / "captions.jsonl"
+    caption([str(photos)], lambda: captioner, dict, out=out)
+    whole = out.read_bytes()
+    out.write_bytes(whole[:-7])
 
-    result = caption([str(photos)], lambda: captioner, out=out)
+    result = caption([str(photos)], lambda: captioner, dict, out=out)
 
     assert (result.captioned, result.already) == (1, 3)
-    assert out.read_bytes() == whole.read_bytes()
+    assert out.read_bytes() == whole
 
 
 def test_a_line_cut_anywhere_even_inside_a_letter_is_taken_off(tmp_path: Path):
@@ -174,20 +177,20 @@ def test_a_file_of_another_kind_is_not_written_to(captioner: Captioner, photos: 
     out = tmp_path / "notes.txt"
     out.write_text("my notes\n")
 
-    with pytest.raises(DataError, match=r"notes\.txt, line 1: not valid JSON"):
-        caption([str(photos)], lambda: captioner, out=out)
+    with pytest.raises(InputError, match=r"notes\.txt: there is no notes\.txt\.meta\.json beside it"):
+        caption([str(photos)], lambda: captioner, dict, out=out)
 
     assert out.read_text() == "my notes\n"
 
 
 def test_the_model_is_not_loaded_when_there_is_nothing_to_do(captioner: Captioner, photos: Path, tmp_path: Path):
     out = tmp_path / "captions.jsonl"
-    caption([str(photos)], lambda: captioner, out=out)
+    caption([str(photos)], lambda: captioner, dict, out=out)
 
     def refuse() -> Captioner:
         raise AssertionError("loaded")
 
-    assert caption([str(photos)], refuse, out=out).already == 4
+    assert caption([str(photos)], refuse, dict, out=out).already == 4
 
 
 def test_a_dataset_is_captioned_by_image_id_in_its_order(captioner: Captioner, tmp_path: Path):
@@ -212,3 +215,29 @@ def test_a_link_to_an_image_is_an_image_of_its_own_name(photos: Path):
     (photos / "e.png").symlink_to(photos / "d.png")
 
     assert [path.name for path in paths_of(photos / "[de].png")] == ["d.png", "e.png"]
+
+
+def sampled(captioner: Captioner, images: list[ImageFile]) -> list[str]:
+    written: list[str] = []
+    caption_files(captioner, images, lambda _, text: written.append(text))
+    return written
+
+
+def test_files_in_two_batches_do_not_share_what_sampling_draws(captioner: Captioner, photos: Path):
+    sampler = captioner.with_decoding(sample=True, max_new_tokens=12, images_per_batch=1)
+    for number in range(4):
+        shutil.copy(photos / "a.png", photos / f"same-{number}.png")
+
+    captions = sampled(sampler, find_images([str(photos / "same-*.png")]))
+
+    assert len(set(captions)) == 4
+    assert captions == sampled(sampler, find_images([str(photos / "same-*.png")]))
+
+
+def test_a_datasets_batches_do_not_share_what_sampling_draws(captioner: Captioner, tmp_path: Path):
+    dataset = write_tiny_dataset(tmp_path / "data", train=2, validation=4)
+    (image, *_) = load_splits(recipe.Data(path=str(dataset)))["validation"]
+    images = [replace(image, image_id=str(number)) for number in range(4)]
+    sampler = captioner.with_decoding(sample=True, max_new_tokens=12, images_per_batch=1)
+
+    assert len(set(caption_dataset(sampler, images).values())) == 4

@@ -195,3 +195,50 @@ def test_a_wrong_decoding_beside_an_adapter_is_refused_naming_file_and_key(adapt
 
     with pytest.raises(InputError, match=r'captioning\.json, decoding: unknown key "num_beans"'):
         load(adapter=adapter)
+
+
+def test_a_merged_adapter_cannot_be_taken_out(adapter: Path):
+    captioner = load(adapter=adapter, merge=True)
+
+    with (
+        pytest.raises(InputError, match="merged into the base's weights and cannot be taken out"),
+        captioner.without_adapter(),
+    ):
+        pass
+
+
+def test_a_base_alone_is_without_adapter_whatever_merge_says(tiny_checkpoint: Path):
+    captioner = load(str(tiny_checkpoint), merge=True)
+
+    with captioner.without_adapter() as base:
+        assert base is captioner
+
+
+@pytest.mark.parametrize("text", ["[]", "null", '"words"'])
+def test_settings_that_are_no_object_are_refused_naming_the_file(adapter: Path, text: str):
+    (adapter / CAPTIONING).write_text(text)
+
+    with pytest.raises(CheckpointError, match=r"captioning\.json: expected a JSON object"):
+        load(adapter=adapter)
+
+
+def test_a_setting_without_effect_is_refused(captioner: Captioner):
+    with pytest.raises(InputError, match="temperature needs --sample"):
+        captioner.caption(picture(1), temperature=0.5)
+
+
+def test_an_adapters_own_setting_without_effect_is_taken(adapter: Path):
+    facts = json.loads((adapter / CAPTIONING).read_text())
+    facts["decoding"]["temperature"] = 0.5
+    (adapter / CAPTIONING).write_text(json.dumps(facts))
+
+    assert load(adapter=adapter).with_decoding(num_beams=1).decoding.temperature == 0.5
+
+
+def test_sampling_draws_anew_for_each_batch(captioner: Captioner):
+    sample = {"sample": True, "max_new_tokens": 12, "images_per_batch": 1}
+
+    captions = captioner.caption([picture(1)] * 4, **sample)
+
+    assert len(set(captions)) == 4
+    assert captions == captioner.caption([picture(1)] * 4, **sample)

@@ -7,8 +7,9 @@ import torch
 
 from captioncrafter import recipe
 from captioncrafter.data.images import decode_image
+from captioncrafter.errors import InputError
 from captioncrafter.features.extract import pixel_values
-from captioncrafter.generation.decode import decode
+from captioncrafter.generation.decode import decode, overridden
 from captioncrafter.model.captioning import encode_prompt, query_outputs
 from tiny import load_tiny, picture
 
@@ -131,3 +132,67 @@ def test_features_of_any_storage_dtype_are_taken(seeing: Seeing):
     captions = decode(seeing.model, seeing.processor, seeing.features.half(), prompt, settings)
 
     assert captions == seeing.captions(num_beams=1)
+
+
+def test_each_batch_draws_its_own_samples(seeing: Seeing):
+    prompt = encode_prompt(seeing.processor, PROMPT)
+    settings = recipe.Decoding(num_beams=1, sample=True, max_new_tokens=12)
+
+    first, second, again = (
+        decode(seeing.model, seeing.processor, seeing.features, prompt, settings, first=first) for first in (0, 16, 16)
+    )
+
+    assert first != second
+    assert second == again
+
+
+def test_a_later_batch_does_not_draw_what_a_larger_seed_draws(seeing: Seeing):
+    prompt = encode_prompt(seeing.processor, PROMPT)
+    settings = recipe.Decoding(num_beams=1, sample=True, max_new_tokens=12)
+
+    later = decode(seeing.model, seeing.processor, seeing.features, prompt, settings, first=16)
+
+    assert later != seeing.captions(sample=True, num_beams=1, seed=16)
+
+
+@pytest.mark.parametrize("changes", [{"temperature": 0.5}, {"top_p": 0.9}, {"seed": 0}], ids=str)
+def test_a_setting_of_sampling_is_refused_without_sampling(changes: dict[str, float]):
+    with pytest.raises(InputError, match=rf"{next(iter(changes))} needs --sample"):
+        overridden(recipe.Decoding(), changes)
+
+
+@pytest.mark.parametrize("changes", [{"temperature": 0.5}, {"top_p": 0.9}, {"seed": 0}], ids=str)
+def test_a_setting_of_sampling_is_taken_where_the_adapter_samples(changes: dict[str, float]):
+    found = overridden(recipe.Decoding(sample=True, num_beams=1), changes)
+
+    assert found.model_dump().items() >= changes.items()
+
+
+@pytest.mark.parametrize("changes", [{"num_beams": 1, "length_penalty": 2.0}, {"sample": True, "length_penalty": 2.0}])
+def test_a_length_penalty_is_refused_with_one_beam(changes: dict[str, float]):
+    with pytest.raises(InputError, match="length_penalty needs a beam search, --num-beams 2 or more"):
+        overridden(recipe.Decoding(), changes)
+
+
+def test_a_stored_setting_that_nothing_reads_is_not_refused():
+    stored = recipe.Decoding(temperature=0.5, length_penalty=2.0)
+
+    assert overridden(stored, {"num_beams": 1}).temperature == 0.5
+
+
+def test_a_whole_decoding_is_taken_as_it_is():
+    whole = recipe.Decoding(num_beams=1, temperature=0.5, length_penalty=2.0)
+
+    assert overridden(recipe.Decoding(), whole.model_dump()) == whole
+
+
+def test_sampling_alone_means_one_beam():
+    assert overridden(recipe.Decoding(num_beams=5), {"sample": True}).num_beams == 1
+
+
+def test_sampling_beside_beams_keeps_the_beams():
+    assert overridden(recipe.Decoding(), {"sample": True, "num_beams": 3}).num_beams == 3
+
+
+def test_no_sampling_goes_before_a_stored_sampling():
+    assert not overridden(recipe.Decoding(sample=True, num_beams=1), {"sample": False}).sample

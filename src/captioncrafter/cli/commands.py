@@ -95,7 +95,7 @@ class Caption:
     prompt: str | None = None
     """Text after the image; the adapter's by default."""
     out: Path | None = None
-    """Write JSON lines here; images already in it are not captioned again."""
+    """Write JSON lines here; images already in it are not captioned again. OUT.meta.json keeps what they come of."""
     sidecar: bool = False
     """Write each caption beside its image, as NAME.txt."""
     precision: Precision | None = None
@@ -109,15 +109,16 @@ class Caption:
     max_new_tokens: int | None = None
     """Longest caption, in tokens."""
     length_penalty: float | None = None
-    """Above 0 favours longer captions in beam search."""
+    """Above 0 favours longer captions in beam search; needs two beams or more."""
     repetition_penalty: float | None = None
     """Above 1 discourages repeated tokens."""
     no_repeat_ngram_size: int | None = None
     """No n-gram of this size occurs twice; 0 allows all."""
-    sample: bool = False
-    """Draw tokens instead of searching for the likeliest caption."""
+    # As a bool of its own, for tyro then makes a pair of flags; the None of an option left out is the adapter's.
+    sample: Annotated[bool | None, arg(constructor=bool)] = None
+    """Draw tokens instead of searching for the likeliest caption; with one beam where --num-beams says nothing."""
     temperature: float | None = None
-    """Sharpness of sampling."""
+    """Sharpness of sampling; needs --sample, as the two that follow."""
     top_p: float | None = None
     """Sample among the likeliest tokens that hold this probability."""
     seed: int | None = None

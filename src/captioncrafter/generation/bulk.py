@@ -79,9 +79,11 @@ def caption_files(
     """Captions `images` batch by batch and hands each caption to `write` as soon as it is there.
 
     Those whose id is in `already` are passed over. An image that cannot be read is set aside, named with the reason,
-    and the rest goes on.
+    and the rest goes on. What sampling draws depends on an image's place among those captioned in this call: a stop
+    and a second call may give other samples than one call does.
     """
     result = BulkResult()
+    first = 0
     waiting = [image for image in images if image.image_id not in already]
     result.already = len(images) - len(waiting)
     with events.progress("captions", len(images), done=result.already) as bar:
@@ -92,9 +94,10 @@ def caption_files(
                     result.set_aside.append((str(image.path), reason))
                     events.warn(f"{image.path}: {reason}; set aside")
             if good:
-                captions = captioner.caption_batch([picture for _, picture in good], captioner.decoding)
+                captions = captioner.caption_batch([picture for _, picture in good], captioner.decoding, first=first)
                 for (image, _), caption in zip(good, captions, strict=True):
                     write(image, caption)
+            first += len(batch)
             result.captioned += len(good)
             bar.advance(len(batch))
     return result
@@ -109,7 +112,7 @@ def caption_dataset(
     with events.progress(what, len(everything)) as bar:
         batches = _batches(everything, captioner.decoding.images_per_batch)
         for batch, pictures in computed_ahead(lambda batch: (batch, [one.decode() for one in batch]), batches):
-            captions = captioner.caption_batch(pictures, captioner.decoding)
+            captions = captioner.caption_batch(pictures, captioner.decoding, first=len(predictions))
             predictions.update(zip((image.image_id for image in batch), captions, strict=True))
             bar.advance(len(batch))
     return predictions

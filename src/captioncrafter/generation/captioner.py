@@ -1,6 +1,5 @@
 """A model that captions images: a base, an adapter if any, the prompt and decoding the adapter was tuned with."""
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -10,17 +9,15 @@ from typing import Any
 
 from PIL import Image
 
-from captioncrafter import events, recipe, runs
+from captioncrafter import recipe, runs
 from captioncrafter.data.images import ImageLike, decode_image
-from captioncrafter.errors import CheckpointError
+from captioncrafter.errors import CheckpointError, InputError
 from captioncrafter.features.extract import pixel_values
-from captioncrafter.generation.decode import decode
+from captioncrafter.generation.decode import decode, overridden
+from captioncrafter.generation.origin import CAPTIONING, Origin
 from captioncrafter.model import checkpoint, hardware, lora
 from captioncrafter.model.captioning import Prompt, encode_prompt, query_outputs
 from captioncrafter.model.stock import Blip2, Processor, Tuned
-
-CAPTIONING = "captioning.json"
-DEFAULT_BASE = "miniature"
 
 
 def write_captioning(
@@ -40,6 +37,7 @@ class Captioner:
     prompt: Prompt
     decoding: recipe.Decoding
     tuned: Tuned | None = None
+    merged: bool = False
 
     @classmethod
     def load(
@@ -59,29 +57,32 @@ class Captioner:
         embedded miniature captions. `merge` adds the adapter into the base's weights: faster, with other rounding.
         Raises `CheckpointError` when either is missing, damaged, or the two do not belong together.
         """
-        settings = _settings(adapter)
-        found = checkpoint.find(
-            base or settings.get("base", DEFAULT_BASE), revision or (settings.get("revision") if base is None else None)
-        )
-        _check_base(found, settings, adapter)
+        origin = Origin.of(base, adapter=adapter, revision=revision, prompt=prompt, precision=precision)
+        return cls.from_origin(origin, device=device, merge=merge)
+
+    @classmethod
+    def from_origin(cls, origin: Origin, *, device: str = "auto", merge: bool = False) -> "Captioner":
+        """The captioner that `origin` tells of; see `load`."""
+        found = checkpoint.find(origin.base, origin.revision)
+        _check_base(found, origin)
         where = hardware.device_for(device)
-        dtype = hardware.dtype_for(precision or settings.get("precision", "auto"), where)
+        dtype = hardware.dtype_for(origin.precision, where)
         processor = checkpoint.load_processor(found)
         model = checkpoint.load_model(found, dtype=dtype, device=where)
         tuned = None
-        if adapter is not None:
-            tuned = lora.load_adapter(model, Path(adapter))
-            if merge:
+        merged = merge and origin.adapter is not None
+        if origin.adapter is not None:
+            tuned = lora.load_adapter(model, origin.adapter)
+            if merged:
                 model, tuned = lora.merge(tuned), None
-        words = prompt if prompt is not None else settings.get("prompt", recipe.Model().prompt)
-        decoding = recipe.check_decoding(settings.get("decoding", {}), source=f"{adapter}/{CAPTIONING}, decoding")
-        return cls(model, processor, encode_prompt(processor, words), decoding, tuned)
+        return cls(model, processor, encode_prompt(processor, origin.prompt), origin.decoding, tuned, merged)
 
     def caption(self, images: Sequence[ImageLike] | ImageLike, **decoding: Any) -> list[str]:
         """One caption for each image (paths, bytes or PIL images), in order.
 
         `decoding` overrides single settings: `num_beams=3`, `sample=True`, `temperature=0.7`, … Raises `DataError`
-        naming the first image that cannot be read, `InputError` for an unknown or impossible setting.
+        naming the first image that cannot be read, `InputError` for a setting that is unknown, impossible or without
+        effect: see `with_decoding`. What sampling draws depends on the seed, the batch size and an image's place.
         """
         if isinstance(images, str | PathLike | bytes | Image.Image):
             images = [images]
@@ -89,44 +90,42 @@ class Captioner:
         captions: list[str] = []
         for start in range(0, len(images), settings.images_per_batch):
             batch = [decode_image(image) for image in images[start : start + settings.images_per_batch]]
-            captions += self.caption_batch(batch, settings)
+            captions += self.caption_batch(batch, settings, first=start)
         return captions
 
     def with_decoding(self, **decoding: Any) -> "Captioner":
-        """The same captioner with some decoding settings replaced."""
-        if not decoding:
-            return self
-        return replace(self, decoding=recipe.check_decoding(self.decoding.model_dump() | decoding))
+        """The same captioner with some decoding settings replaced; `sample=True` without `num_beams` means one beam.
+
+        Raises `InputError` for a setting that the way of decoding they make would not read: `temperature`, `top_p` or
+        `seed` without sampling, `length_penalty` with one beam. A whole decoding is taken as it is.
+        """
+        return replace(self, decoding=overridden(self.decoding, decoding)) if decoding else self
 
     @contextmanager
     def without_adapter(self) -> Iterator["Captioner"]:
-        """Within, the captioner is the base alone: same prompt, same decoding. A merged adapter cannot be taken out."""
+        """Within, the captioner is the base alone: same prompt, same decoding.
+
+        Raises `InputError` when the adapter was merged: it cannot be taken out again.
+        """
+        if self.merged:
+            raise InputError(
+                "the adapter is merged into the base's weights and cannot be taken out. "
+                "Load the captioner without merge=True, or load the base alone."
+            )
         with self.tuned.disable_adapter() if self.tuned is not None else nullcontext():
             yield self
 
-    def caption_batch(self, images: Sequence[Image.Image], settings: recipe.Decoding) -> list[str]:
-        """One caption for each decoded RGB image, all in one batch."""
+    def caption_batch(self, images: Sequence[Image.Image], settings: recipe.Decoding, *, first: int = 0) -> list[str]:
+        """One caption for each decoded RGB image, all in one batch; `first` is the place of its first among all."""
         pixels = pixel_values(self.processor, images).to(self.model.device)
         features = query_outputs(self.model, pixels)
-        return decode(self.model, self.processor, features, self.prompt, settings)
+        return decode(self.model, self.processor, features, self.prompt, settings, first=first)
 
 
-def _settings(adapter: str | Path | None) -> dict[str, Any]:
-    if adapter is None:
-        return {}
-    file = Path(adapter) / CAPTIONING
-    if file.is_file():
-        return runs.read_json(file)
-    lora.stored_adapter(Path(adapter))
-    events.warn(f"{adapter}: no {CAPTIONING}; using the default prompt and decoding, and the base that is named.")
-    named = json.loads((Path(adapter) / lora.ADAPTER_CONFIG).read_text(encoding="utf-8"))
-    return {"base": named["base_model_name_or_path"], "revision": named.get("revision")}
-
-
-def _check_base(found: checkpoint.Checkpoint, settings: dict[str, Any], adapter: str | Path | None) -> None:
-    expected = settings.get("weights")
-    if expected is not None and found.describe()["weights"] != expected:
+def _check_base(found: checkpoint.Checkpoint, origin: Origin) -> None:
+    if origin.tuned_on is not None and found.describe()["weights"] != origin.tuned_on:
+        named = Origin.of(adapter=origin.adapter)
         raise CheckpointError(
-            f"{adapter}: tuned on other weights than those of {found.name} ({found.folder}). Use the base it names, "
-            f"{settings.get('base')}" + (f" at {settings['revision']}." if settings.get("revision") else ".")
+            f"{origin.adapter}: tuned on other weights than those of {found.name} ({found.folder}). Use the base it "
+            f"names, {named.base}" + (f" at {named.revision}." if named.revision else ".")
         )

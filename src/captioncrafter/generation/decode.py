@@ -1,5 +1,6 @@
 """Captions from features: beam search, greedy decoding or sampling by the stock language model's own `generate`."""
 
+import hashlib
 from typing import Any
 
 import torch
@@ -7,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from captioncrafter import recipe
+from captioncrafter.errors import InputError
 from captioncrafter.model.captioning import Prompt, encoder_inputs
 from captioncrafter.model.stock import Blip2, Processor
 
@@ -18,16 +20,19 @@ def decode(
     features: Float[Tensor, "image query width"],
     prompt: Prompt,
     decoding: recipe.Decoding,
+    *,
+    first: int = 0,
 ) -> list[str]:
     """One caption for each image. Greedy and beam search give what `model.generate` gives from the pixels.
 
-    Sampling draws from `decoding.seed` and leaves the global random state as it was.
+    Sampling draws from `decoding.seed` and `first`, the place of the batch's first image among all, so that no two
+    batches share their draws; it leaves the global random state as it was.
     """
     device = model.device
     inputs = encoder_inputs(model, features.to(device), prompt.to(device))
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else [], enabled=decoding.sample):
         if decoding.sample:
-            torch.manual_seed(decoding.seed)
+            torch.manual_seed(_batch_seed(decoding.seed, first))
         tokens = model.language_model.generate(
             inputs_embeds=inputs,
             attention_mask=torch.ones(inputs.shape[:2], dtype=torch.long, device=device),
@@ -35,6 +40,12 @@ def decode(
         )
     texts: list[str] = processor.batch_decode(tokens, skip_special_tokens=True)
     return [" ".join(text.split()) for text in texts]
+
+
+def _batch_seed(seed: int, first: int) -> int:
+    # Hashed, not added: seed 0 at image 16 must not draw what seed 16 draws at image 0. The CPU's generator reads the
+    # lower 32 bits only (ATen/core/MT19937RNGEngine.h), so the two numbers cannot lie side by side either.
+    return int.from_bytes(hashlib.sha256(f"{seed} {first}".encode()).digest()[:8], "big")
 
 
 def generate_options(decoding: recipe.Decoding) -> dict[str, Any]:
@@ -51,3 +62,32 @@ def generate_options(decoding: recipe.Decoding) -> dict[str, Any]:
     if decoding.sample:
         options |= {"temperature": decoding.temperature, "top_p": decoding.top_p, "top_k": 0}
     return options
+
+
+_ONLY_SAMPLING = ("temperature", "top_p", "seed")
+
+
+def overridden(decoding: recipe.Decoding, changes: dict[str, Any]) -> recipe.Decoding:
+    """`decoding` with some settings replaced; `sample` on without `num_beams` means one beam: sampling, no search.
+
+    Raises `InputError` for a wrong setting, and for one given that the resulting way of decoding does not read. What
+    `decoding` itself holds is never refused, nor is a whole decoding given at once.
+    """
+    if changes.get("sample") and "num_beams" not in changes:
+        changes = changes | {"num_beams": 1}
+    found = recipe.check_decoding(decoding.model_dump() | changes)
+    if changes.keys() == recipe.Decoding.model_fields.keys():
+        return found
+    if not found.sample:
+        unread = [name for name in _ONLY_SAMPLING if name in changes]
+        if unread:
+            raise InputError(
+                f"decoding: {', '.join(unread)} needs --sample (sample=True): without sampling nothing reads it. "
+                "Add that, or leave it out."
+            )
+    if found.num_beams == 1 and "length_penalty" in changes:
+        raise InputError(
+            "decoding: length_penalty needs a beam search, --num-beams 2 or more (num_beams=2): with one beam nothing "
+            "reads it. Add that, or leave length_penalty out."
+        )
+    return found
