@@ -1,6 +1,7 @@
 """The command line: one verb a stage, results on stdout, everything else on stderr, one message per failure.
 
-Ends 0 (done), 1 (failed), 2 (wrong usage or input), 3 (done, but some items were set aside), 130/143 (stopped).
+Ends 0 (done), 1 (failed), 2 (wrong usage or input), 3 (done, but some items were set aside), 130/143 (stopped),
+141 (whoever read the output went away).
 Imports torch and transformers only once a verb is at work, so that `--help` answers at once.
 """
 
