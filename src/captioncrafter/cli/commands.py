@@ -18,7 +18,7 @@ Json = Annotated[bool, arg(name="json", help="Print one JSON object on stdout in
 class Quickstart:
     """Fine-tune the embedded miniature on drawn scenes, compare before and after, caption images, write a report.
 
-    Needs no network and no data; takes about two minutes on two CPU cores.
+    Needs no network and no data, and a few minutes on two CPU cores.
     """
 
     out: Path = Path("quickstart")
