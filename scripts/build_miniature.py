@@ -1,9 +1,9 @@
 """Builds the embedded miniature: a BLIP-2 of the stock classes, trained from scratch on drawn scenes.
 
 Two stages, as in the BLIP-2 paper: first the vision half learns to represent (which thing covers this patch, what
-lies in this part of the picture), then the language half learns to caption. All is decided by the options and the seed. On
-two CPU cores it takes some forty minutes; a stopped training goes on from its last checkpoint. docs/miniature.md
-tells how this was chosen and what it scores.
+lies in this part of the picture), then the language half learns to caption. All is decided by the options and the
+seed. On two CPU cores it takes some forty minutes; a stopped training goes on from its last checkpoint.
+docs/miniature.md tells how this was chosen and what it scores.
 
     python scripts/build_miniature.py --tokenizer google/flan-t5-xl --out src/captioncrafter/assets/miniature
 """
