@@ -6,7 +6,7 @@ corpus metrics. Document frequencies for CIDEr stay those of the full set.
 """
 
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,7 +41,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Scorecard:
-    """The seven metrics over `image_ids`, as fractions."""
+    """Metrics over `image_ids`, as fractions."""
 
     image_ids: tuple[str, ...]
     metrics: Mapping[str, Measured]
@@ -49,6 +49,12 @@ class Scorecard:
     def value(self, metric: str) -> float:
         """The corpus value of `metric`."""
         return self.metrics[metric].value
+
+    def beside(self, other: "Scorecard") -> "Scorecard":
+        """These metrics and then those of `other`, which must be of the same images in the same order."""
+        if other.image_ids != self.image_ids:
+            raise ValueError("scorecards of different images")
+        return Scorecard(self.image_ids, {**self.metrics, **other.metrics})
 
     def intervals(self, *, resamples: int, seed: int) -> dict[str, tuple[float, float]]:
         """The 95 % bootstrap interval of each metric: the same images are drawn for all of them."""
@@ -92,8 +98,8 @@ def score(predictions: Mapping[str, str], references: References, scorer: Captio
     metrics["METEOR"] = Measured(
         found.corpus, found.per_image, summable(found.statistics), lambda sums, _: meteor_of_sums(sums)
     )
-    metrics["ROUGE-L"] = _mean_of(rouge_l(tokens, references))
-    metrics["CIDEr"] = _mean_of(cider_d(tokens, references))
+    metrics["ROUGE-L"] = mean_of(rouge_l(tokens, references))
+    metrics["CIDEr"] = mean_of(cider_d(tokens, references))
     return Scorecard(references.image_ids, metrics)
 
 
@@ -114,20 +120,26 @@ def shuffled(predictions: Mapping[str, str], *, seed: int) -> dict[str, str]:
     return {image: given[image] for image in predictions}
 
 
-def _tokens(predictions: Mapping[str, str], references: References, scorer: CaptionScorer | None) -> list[str]:
-    missing = [image for image in references.image_ids if image not in predictions]
-    extra = len(predictions) - (len(references) - len(missing))
+def refuse_other_images(predictions: Mapping[str, str], image_ids: Sequence[str]) -> None:
+    """Raises `DataError` when `predictions` are not of exactly these images."""
+    missing = [image for image in image_ids if image not in predictions]
+    extra = len(predictions) - (len(image_ids) - len(missing))
     if missing or extra:
         raise DataError(
             f"predictions and references are not of the same images: {len(missing)} images have no prediction"
             + (f" ({missing[0]} first)" if missing else "")
             + f", {extra} predictions have no reference."
         )
-    return tokenize([predictions[image] for image in references.image_ids], scorer)
 
 
-def _mean_of(values: Float[np.ndarray, " image"]) -> Measured:
+def mean_of(values: Float[np.ndarray, " image"]) -> Measured:
+    """A metric whose corpus value is the mean of the images'."""
     return Measured(float(np.mean(values)), values, values[:, None], lambda sums, images: sums[:, 0] / images)
+
+
+def _tokens(predictions: Mapping[str, str], references: References, scorer: CaptionScorer | None) -> list[str]:
+    refuse_other_images(predictions, references.image_ids)
+    return tokenize([predictions[image] for image in references.image_ids], scorer)
 
 
 def _draws(images: int, resamples: int, seed: int) -> Iterator[Float[np.ndarray, "resample image"]]:
