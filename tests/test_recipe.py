@@ -32,7 +32,7 @@ def test_every_bundled_recipe_loads_by_name(name: str):
 
 
 def test_the_bundled_recipes_are_these():
-    assert recipe.bundled() == ["flickr8k-flan-t5-xl", "flickr8k-miniature", "miniature"]
+    assert recipe.bundled() == ["flickr8k-flan-t5-xl", "flickr8k-miniature", "miniature", "scenes-vqa"]
 
 
 def test_a_bundled_recipe_pins_what_it_downloads():
@@ -167,7 +167,7 @@ def test_an_unknown_name_is_told_the_nearest_and_all():
 
     assert str(refused.value) == (
         'no recipe is called "minature", and no such file exists. Did you mean "miniature"? '
-        "Bundled recipes: flickr8k-flan-t5-xl, flickr8k-miniature, miniature."
+        "Bundled recipes: flickr8k-flan-t5-xl, flickr8k-miniature, miniature, scenes-vqa."
     )
 
 

@@ -56,7 +56,13 @@ class Scenes(Section):
     )
     test: int = Field(default=300, ge=2, description="Scenes of held-out combinations for the final scores.")
     seed: int = Field(default=7, ge=0, le=MAX_SEED, description="What is drawn.")
-    style: Literal["terse", "house"] = Field(default="house", description="How the references are worded.")
+    task: Literal["captions", "questions"] = Field(
+        default="captions", description="Caption the scenes, or answer questions about them."
+    )
+    style: Literal["terse", "house"] = Field(default="house", description="How the captions are worded.")
+    questions_per_scene: int = Field(
+        default=4, ge=1, le=5, description="Questions about each scene, each of another kind."
+    )
     image_size: int = Field(default=128, ge=32, le=1024, description="Pixels along a side.")
 
 

@@ -7,14 +7,19 @@ from typing import Any
 import datasets
 import pytest
 
-from captioncrafter.data.dataset import fingerprint, image_bytes, image_hashes, load_dataset_folder
+from captioncrafter.data.dataset import (
+    FEATURES,
+    PROMPTED_FEATURES,
+    fingerprint,
+    image_bytes,
+    image_hashes,
+    load_dataset_folder,
+)
 from captioncrafter.data.images import image_hash
 from captioncrafter.errors import DataError
 from tiny import captions_of_picture, picture, write_tiny_dataset
 
-FEATURES = datasets.Features(
-    image=datasets.Image(), image_id=datasets.Value("string"), captions=datasets.List(datasets.Value("string"))
-)
+QUESTION = "Question: what colour is the dog? Answer:"
 
 
 def rows(**columns: Sequence[Any]) -> datasets.Dataset:
@@ -25,6 +30,17 @@ def rows(**columns: Sequence[Any]) -> datasets.Dataset:
         "captions": [captions_of_picture(number) for number in range(2)],
     }
     return datasets.Dataset.from_dict(usual | columns, features=FEATURES)
+
+
+def prompted(*prompts: str | None) -> datasets.Dataset:
+    """The two captioned pictures, each with a prompt."""
+    return datasets.Dataset.from_list(
+        [row | {"prompt": prompt} for row, prompt in zip(raw(rows()), prompts, strict=True)], features=PROMPTED_FEATURES
+    )
+
+
+def raw(split: datasets.Dataset) -> list[dict[str, Any]]:
+    return split.cast_column("image", datasets.Image(decode=False)).to_list()
 
 
 def saved(folder: Path, split: datasets.Dataset) -> Path:
@@ -109,6 +125,35 @@ def test_an_id_that_two_images_share_is_refused(tmp_path: Path):
     )
 
 
+def test_a_prompt_for_each_row_is_read(tmp_path: Path):
+    splits = load_dataset_folder(saved(tmp_path / "d", prompted(QUESTION, None)))
+
+    assert splits["train"]["prompt"] == [QUESTION, None]
+
+
+def test_a_column_of_no_prompts_is_read(tmp_path: Path):
+    split = rows().add_column("prompt", [None, None])
+    assert split.features["prompt"] == datasets.Value("null")
+
+    assert load_dataset_folder(saved(tmp_path / "d", split))["train"]["prompt"] == [None, None]
+
+
+def test_prompts_that_are_no_texts_are_refused(tmp_path: Path):
+    folder = saved(tmp_path / "d", rows().add_column("prompt", [1, 2]))
+
+    assert refusal(folder) == (
+        f"{folder}: split train: prompt is Value('int64'). Needed: image an Image, image_id a string, captions a list "
+        "of strings, prompt a string."
+    )
+
+
+def test_an_id_that_two_prompts_share_is_refused_and_told_why(tmp_path: Path):
+    split = prompted(QUESTION, "Question: how many dogs are there? Answer:")
+    folder = saved(tmp_path / "d", split.map(lambda _: {"image_id": "same"}))
+
+    assert refusal(folder).endswith("make the ids unique. An image with several prompts needs one for each.")
+
+
 def test_an_image_without_an_id_is_refused_by_its_place(tmp_path: Path):
     folder = saved(tmp_path / "d", rows(image_id=["0.png", None]))
 
@@ -133,6 +178,10 @@ def test_hashes_follow_a_selection_of_rows():
     assert image_hashes(rows().select([1])) == [image_hash(picture(1))]
 
 
+def test_hashes_do_not_know_of_prompts():
+    assert image_hashes(prompted("a", "b")) == image_hashes(rows())
+
+
 @pytest.mark.parametrize(
     "changed",
     [
@@ -144,6 +193,28 @@ def test_hashes_follow_a_selection_of_rows():
 )
 def test_the_fingerprint_changes_with_any_id_image_or_caption(changed: dict[str, Sequence[Any]]):
     assert fingerprint(rows(**changed)) != fingerprint(rows())
+
+
+def test_the_fingerprint_without_prompts_is_that_of_earlier_releases():
+    columns = {"image": [{"bytes": b"not decoded", "path": None}], "image_id": ["0.png"], "captions": [["a dog"]]}
+
+    assert fingerprint(datasets.Dataset.from_dict(columns, features=FEATURES)) == "4d3bb99e8cc2118b04eb035b95423a51"
+
+
+def test_rows_without_a_prompt_have_the_fingerprint_of_a_dataset_without_the_column():
+    assert fingerprint(prompted(None, None)) == fingerprint(rows())
+
+
+def test_the_fingerprint_changes_with_any_prompt():
+    different = {fingerprint(prompted(*prompts)) for prompts in [(None, None), ("", None), (None, ""), ("a", None)]}
+
+    assert len(different) == 4
+
+
+def test_a_prompt_is_not_taken_for_a_caption():
+    as_caption = rows(captions=[[*captions_of_picture(0), "red"], captions_of_picture(1)])
+
+    assert fingerprint(prompted("red", None)) != fingerprint(as_caption)
 
 
 def test_the_fingerprint_changes_with_the_order():

@@ -6,13 +6,14 @@ import datasets
 import pytest
 
 from captioncrafter import recipe
-from captioncrafter.data.dataset import fingerprint
+from captioncrafter.data.dataset import FEATURES, PROMPTED_FEATURES, fingerprint
 from captioncrafter.data.images import image_hash
 from captioncrafter.data.splits import CaptionedImages, load_splits
 from captioncrafter.errors import DataError
 from tiny import captions_of_picture, picture, write_tiny_dataset
 
 SCENES = recipe.Scenes(train=3, validation=2, test=2, image_size=32)
+QUESTIONS = recipe.Scenes(train=3, validation=2, test=2, image_size=32, task="questions", questions_per_scene=2)
 
 
 def folder(tmp_path: Path, **counts: int) -> str:
@@ -78,6 +79,47 @@ def test_scenes_are_drawn_as_the_recipe_says():
     assert len(image.captions) == 5
 
 
+def test_an_image_of_a_folder_without_prompts_has_none(tmp_path: Path):
+    splits = load_splits(recipe.Data(path=folder(tmp_path)))
+
+    assert {image.prompt for image in splits["train"]} == {None}
+
+
+def test_each_row_comes_with_its_own_prompt_and_one_hash_for_each_image():
+    prompts = ["what is it?", "", None]
+    rows = datasets.Dataset.from_dict(
+        {
+            "image": [{"bytes": picture(0), "path": None}] * 3,
+            "image_id": list("abc"),
+            "captions": [["a dog"]] * 3,
+            "prompt": prompts,
+        },
+        features=PROMPTED_FEATURES,
+    )
+
+    images = list(CaptionedImages(rows))
+
+    assert [image.prompt for image in images] == prompts
+    assert {image.content for image in images} == {image_hash(picture(0))}
+
+
+def test_questions_about_scenes_come_as_the_recipe_says():
+    splits = load_splits(recipe.Data(scenes=QUESTIONS))
+
+    assert {name: len(images) for name, images in splits.items()} == {"train": 6, "validation": 4, "test": 4}
+    one, other = list(splits["test"])[:2]
+    assert one.prompt != other.prompt
+    assert one.content == other.content
+
+
+def test_questions_are_about_the_scenes_that_would_be_captioned():
+    asked, captioned = (
+        {image.content for image in load_splits(recipe.Data(scenes=scenes))["train"]} for scenes in (QUESTIONS, SCENES)
+    )
+
+    assert asked == captioned
+
+
 def test_train_images_counts_for_scenes_too():
     assert len(load_splits(recipe.Data(scenes=SCENES, train_images=2))["train"]) == 2
 
@@ -105,9 +147,7 @@ def test_the_first_different_images_leave_out_copies():
             "image_id": list("abcde"),
             "captions": [["a dog"]] * 5,
         },
-        features=datasets.Features(
-            image=datasets.Image(), image_id=datasets.Value("string"), captions=datasets.List(datasets.Value("string"))
-        ),
+        features=FEATURES,
     )
 
     images = CaptionedImages(rows)

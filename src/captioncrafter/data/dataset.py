@@ -1,4 +1,7 @@
-"""Dataset folders: Arrow data sets of the Hugging Face kind with the columns image, image_id and captions."""
+"""Dataset folders: Arrow data sets of the Hugging Face kind with the columns image, image_id and captions.
+
+A column `prompt` may stand beside them. Each row is then one image with one prompt, and its captions are the answers.
+"""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,7 +14,14 @@ import xxhash
 from captioncrafter.data.images import image_hash
 from captioncrafter.errors import DataError
 
-COLUMNS = ("image", "image_id", "captions")
+FEATURES = datasets.Features(
+    image=datasets.Image(), image_id=datasets.Value("string"), captions=datasets.List(datasets.Value("string"))
+)
+"""What each column of a dataset folder holds."""
+
+PROMPT = "prompt"
+PROMPTED_FEATURES = datasets.Features({**FEATURES, PROMPT: datasets.Value("string")})
+"""The same with a prompt for each row; None stands for the recipe's prompt."""
 
 _BATCH_IMAGES = 100
 
@@ -20,7 +30,7 @@ def load_dataset_folder(path: str | Path) -> dict[str, datasets.Dataset]:
     """The splits of a dataset folder by name, memory-mapped: one of ours, or any saved DatasetDict with our columns.
 
     Raises `DataError` when there is none, a column is missing or of another kind, an image has no captions, or an id
-    is missing or stands for two images of a split.
+    is missing or stands for two rows of a split.
     """
     path = Path(path)
     splits = _load(path)
@@ -37,11 +47,11 @@ def image_bytes(dataset: datasets.Dataset, index: int) -> bytes:
 
 def image_hashes(dataset: datasets.Dataset) -> list[str]:
     """The `image_hash` of every row, in order. Reads every image, a few at a time."""
-    return [image_hash(_stored_bytes(row["image"], row["image_id"])) for row in _rows(dataset)]
+    return [image_hash(_stored_bytes(row["image"], row["image_id"])) for row in _rows(dataset, ("image", "image_id"))]
 
 
 def fingerprint(dataset: datasets.Dataset) -> str:
-    """What tells one split from another: 32 hex digits of its image ids, image bytes and captions, in their order.
+    """What tells one split from another: 32 hex digits of its image ids, image bytes, captions and prompts, in order.
 
     The same rows give the same digits wherever and in however many files they are stored. Reads every image.
     """
@@ -51,6 +61,8 @@ def fingerprint(dataset: datasets.Dataset) -> str:
         for part in (row["image_id"], content, *row["captions"]):
             encoded = part.encode()
             digest.update(b"%d:%b" % (len(encoded), encoded))
+        if (prompt := row.get(PROMPT)) is not None:
+            digest.update(b"prompt %b" % prompt.encode())
         digest.update(b"\n")
     return digest.hexdigest()
 
@@ -84,22 +96,28 @@ def _load(path: Path) -> dict[str, datasets.Dataset]:
 
 
 def _refuse_other_columns(path: Path, name: str, split: datasets.Dataset) -> None:
-    missing = [column for column in COLUMNS if column not in split.column_names]
+    missing = [column for column in FEATURES if column not in split.column_names]
     if missing:
         raise DataError(
             f"{path}: split {name} has no column {' nor '.join(missing)}; it has {', '.join(split.column_names)}. "
             "Rename its columns, or make a dataset with `captioncrafter prepare`."
         )
-    wrong = [column for column, right in _KINDS.items() if not right(split.features[column])]
+    wrong = [column for column in _columns(split) if not _KINDS[column](split.features[column])]
     if wrong:
         kinds = "; ".join(f"{column} is {split.features[column]}" for column in wrong)
+        prompt = ", prompt a string" if PROMPT in wrong else ""
         raise DataError(
-            f"{path}: split {name}: {kinds}. Needed: image an Image, image_id a string, captions a list of strings."
+            f"{path}: split {name}: {kinds}. Needed: image an Image, image_id a string, captions a list of strings"
+            f"{prompt}."
         )
 
 
 def _is_string(feature: object) -> bool:
     return isinstance(feature, datasets.Value) and feature.dtype in ("string", "large_string")
+
+
+def _is_string_or_none(feature: object) -> bool:
+    return _is_string(feature) or feature == datasets.Value("null")
 
 
 def _is_list_of_strings(feature: object) -> bool:
@@ -110,6 +128,7 @@ _KINDS = {
     "image": lambda feature: isinstance(feature, datasets.Image),
     "image_id": _is_string,
     "captions": _is_list_of_strings,
+    PROMPT: _is_string_or_none,
 }
 
 
@@ -120,9 +139,10 @@ def _refuse_unusable_rows(path: Path, name: str, split: datasets.Dataset) -> Non
         if image is None:
             raise DataError(f"{path}: split {name}: row {number} has no image_id. Give every image one of its own.")
         if image in seen:
+            prompted = " An image with several prompts needs one for each." if PROMPT in split.column_names else ""
             raise DataError(
                 f"{path}: split {name}: two images are called {image}. Predictions could not be told apart; make the "
-                "ids unique."
+                f"ids unique.{prompted}"
             )
         if not captions or not all(caption and caption.strip() for caption in captions):
             raise DataError(
@@ -131,9 +151,14 @@ def _refuse_unusable_rows(path: Path, name: str, split: datasets.Dataset) -> Non
         seen.add(image)
 
 
-def _rows(dataset: datasets.Dataset, columns: Sequence[str] = COLUMNS) -> Iterator[dict[str, Any]]:
+def _columns(dataset: datasets.Dataset) -> list[str]:
+    return [column for column in PROMPTED_FEATURES if column in dataset.column_names]
+
+
+def _rows(dataset: datasets.Dataset, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
     """The rows as they are stored, which is with undecoded images."""
-    for table in dataset.with_format("arrow").select_columns(list(columns)).iter(batch_size=_BATCH_IMAGES):
+    chosen = _columns(dataset) if columns is None else list(columns)
+    for table in dataset.with_format("arrow").select_columns(chosen).iter(batch_size=_BATCH_IMAGES):
         yield from table.to_pylist()  # pyright: ignore[reportAttributeAccessIssue]
 
 

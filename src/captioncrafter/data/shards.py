@@ -13,14 +13,10 @@ import pyarrow as pa
 import xxhash
 
 from captioncrafter import events, runs
-from captioncrafter.data.dataset import without_progress_bars
+from captioncrafter.data.dataset import FEATURES, without_progress_bars
 from captioncrafter.data.images import image_hash, read_image_file
 from captioncrafter.data.inspection import Inspected
 from captioncrafter.errors import DataError
-
-FEATURES = datasets.Features(
-    image=datasets.Image(), image_id=datasets.Value("string"), captions=datasets.List(datasets.Value("string"))
-)
 
 _SHARD_BYTES = 500 * 1000**2
 _BATCH_BYTES = 16 * 1000**2

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from captioncrafter import recipe, runs
-from captioncrafter.data.dataset import fingerprint, image_bytes, image_hashes, load_dataset_folder
+from captioncrafter.data.dataset import PROMPT, fingerprint, image_bytes, image_hashes, load_dataset_folder
 from captioncrafter.data.example import SPLITS
 from captioncrafter.data.images import decode_image
-from captioncrafter.data.scenes import scene_images
+from captioncrafter.data.scenes import scene_images, scene_questions
+from captioncrafter.data.scenes.world import Split
 from captioncrafter.errors import DataError
 
 if TYPE_CHECKING:
@@ -20,10 +21,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CaptionedImage:
-    """One image and what people wrote of it. `content` is the hash of its bytes; `decode` gives it as RGB."""
+    """One image and what people wrote of it, asked by `prompt`; None stands for the recipe's prompt.
+
+    `content` is the hash of its bytes, the same for every prompt of an image; `decode` gives it as RGB.
+    """
 
     image_id: str
     captions: tuple[str, ...]
+    prompt: str | None
     content: str
     decode: Callable[[], Image.Image]
 
@@ -39,17 +44,19 @@ class CaptionedImages:
         return len(self._contents)
 
     def __iter__(self) -> Iterator[CaptionedImage]:
-        columns = self.dataset.select_columns(["image_id", "captions"])
+        told = [column for column in ("image_id", "captions", PROMPT) if column in self.dataset.column_names]
+        columns = self.dataset.select_columns(told)
         for row, facts in enumerate(columns):
             yield CaptionedImage(
                 facts["image_id"],  # pyright: ignore[reportArgumentType, reportCallIssue]
                 tuple(facts["captions"]),  # pyright: ignore[reportArgumentType, reportCallIssue]
+                facts.get(PROMPT),  # pyright: ignore[reportAttributeAccessIssue]
                 self._contents[row],
                 partial(self._decode, row),
             )
 
     def fingerprint(self) -> str:
-        """A hash of every image id, image and caption, in order."""
+        """A hash of every image id, image, caption and prompt, in order."""
         return fingerprint(self.dataset)
 
     def first_different(self, count: int) -> list[CaptionedImage]:
@@ -89,9 +96,12 @@ def _datasets(data: recipe.Data) -> dict[str, "datasets.Dataset"]:
         raise DataError(
             "the recipe names no data: give data.path (a folder that `captioncrafter prepare` wrote) or [data.scenes]."
         )
-    scenes = data.scenes
-    counts = {"train": scenes.train, "validation": scenes.validation, "test": scenes.test}
-    return {
-        name: scene_images(counts[name], seed=scenes.seed, split=name, style=scenes.style, image_size=scenes.image_size)
-        for name in SPLITS
-    }
+    return {name: _drawn(data.scenes, name) for name in SPLITS}
+
+
+def _drawn(scenes: recipe.Scenes, split: Split) -> "datasets.Dataset":
+    count = {"train": scenes.train, "validation": scenes.validation, "test": scenes.test}[split]
+    seed, size = scenes.seed, scenes.image_size
+    if scenes.task == "questions":
+        return scene_questions(count, seed=seed, split=split, questions=scenes.questions_per_scene, image_size=size)
+    return scene_images(count, seed=seed, split=split, style=scenes.style, image_size=size)

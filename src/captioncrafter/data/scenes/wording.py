@@ -3,8 +3,8 @@
 from captioncrafter.data.scenes.world import Scene, Thing
 
 _PLURALS = {"cross": "crosses"}
-_NUMBERS = {2: "two", 3: "three", 4: "four"}
-_OPPOSITE = {"left of": "right of", "above": "below"}
+NUMBERS = {1: "one", 2: "two", 3: "three", 4: "four"}
+OPPOSITE = {"left of": "right of", "above": "below"}
 _HOUSE_PLACE = {
     "left of": "to the left of",
     "right of": "to the right of",
@@ -22,7 +22,7 @@ def terse(scene: Scene) -> list[str]:
         plain, sized = _terse(thing), _terse(thing, size=True)
         return [plain, sized, f"{plain} on {background}", f"{sized} on {background}", f"{plain}, {background}"]
     first, second = scene.things
-    a, b, back = _terse(first), _terse(second), _OPPOSITE[scene.relation]
+    a, b, back = _terse(first), _terse(second), OPPOSITE[scene.relation]
     return [
         f"{a} {scene.relation} {b}",
         f"{b} {back} {a}",
@@ -46,7 +46,7 @@ def house(scene: Scene) -> list[str]:
             f"We see {it} against {background}.",
         ]
     first, second = scene.things
-    a, b, back = _house(first), _house(second), _OPPOSITE[scene.relation]
+    a, b, back = _house(first), _house(second), OPPOSITE[scene.relation]
     place, opposite = _HOUSE_PLACE[scene.relation], _HOUSE_PLACE[back]
     verb = "sits" if first.count == 1 else "sit"
     return [
@@ -58,18 +58,19 @@ def house(scene: Scene) -> list[str]:
     ]
 
 
+def noun(thing: Thing) -> str:
+    """The thing's shape, in the plural where there are several."""
+    return thing.shape if thing.count == 1 else _PLURALS.get(thing.shape, f"{thing.shape}s")
+
+
 def _terse(thing: Thing, *, size: bool = False) -> str:
-    number = [_NUMBERS[thing.count]] if thing.count > 1 else []
-    return " ".join([*number, *([thing.size] if size else []), thing.colour, _noun(thing)])
+    number = [NUMBERS[thing.count]] if thing.count > 1 else []
+    return " ".join([*number, *([thing.size] if size else []), thing.colour, noun(thing)])
 
 
 def _house(thing: Thing) -> str:
-    words = f"{thing.size} {thing.colour} {_noun(thing)}"
-    return f"a {words}" if thing.count == 1 else f"{_NUMBERS[thing.count]} {words}"
-
-
-def _noun(thing: Thing) -> str:
-    return thing.shape if thing.count == 1 else _PLURALS.get(thing.shape, f"{thing.shape}s")
+    words = f"{thing.size} {thing.colour} {noun(thing)}"
+    return f"a {words}" if thing.count == 1 else f"{NUMBERS[thing.count]} {words}"
 
 
 def _capital(words: str) -> str:
