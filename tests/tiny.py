@@ -16,6 +16,24 @@ TEXT = (
 )
 WORDS = TEXT.split()
 
+_VISION = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "image_size": 32,
+    "patch_size": 8,
+    "initializer_range": 0.1,
+}
+_QFORMER = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "encoder_hidden_size": 32,
+    "vocab_size": 64,
+}
+
 
 def write_tiny_checkpoint(folder: Path, *, seed: int = 0, tied: bool = False) -> Path:
     """A random BLIP-2 flan-T5 in stock layout: 32 px images, 3 queries, width 32, about 100 k parameters."""
@@ -24,23 +42,8 @@ def write_tiny_checkpoint(folder: Path, *, seed: int = 0, tied: bool = False) ->
     torch.manual_seed(seed)
     processor = tiny_processor()
     config = Blip2Config(
-        vision_config={
-            "hidden_size": 32,
-            "intermediate_size": 64,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 4,
-            "image_size": 32,
-            "patch_size": 8,
-            "initializer_range": 0.1,
-        },
-        qformer_config={
-            "hidden_size": 32,
-            "intermediate_size": 64,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 4,
-            "encoder_hidden_size": 32,
-            "vocab_size": 64,
-        },
+        vision_config=_VISION,
+        qformer_config=_QFORMER,
         text_config={
             "model_type": "t5",
             "vocab_size": 96,
@@ -73,16 +76,30 @@ def write_tiny_checkpoint(folder: Path, *, seed: int = 0, tied: bool = False) ->
 
 def tiny_processor():
     """A Blip2Processor over a word-level tokenizer with T5's special ids."""
+    return _word_level(["<pad>", "</s>", "<unk>"], template="$A </s>", special=[("</s>", 1)], bos=None)
+
+
+def tiny_opt_processor():
+    """The same with OPT's habit: `<s>` in front, nothing behind; `</s>` is what its captions end with."""
+    return _word_level(["<pad>", "</s>", "<s>", "<unk>"], template="<s> $A", special=[("<s>", 2)], bos="<s>")
+
+
+def _word_level(first: list[str], *, template: str, special: list[tuple[str, int]], bos: str | None):
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
     from transformers import Blip2Processor, BlipImageProcessorPil, PreTrainedTokenizerFast
 
-    vocabulary = {token: index for index, token in enumerate(["<pad>", "</s>", "<unk>", *WORDS])}
+    vocabulary = {token: index for index, token in enumerate([*first, *WORDS])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    tokenizer.post_processor = processors.TemplateProcessing(single=template, special_tokens=special)
     fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", model_max_length=512
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        bos_token=bos,
+        model_max_length=512,
     )
     images = BlipImageProcessorPil(size={"height": 32, "width": 32})
     return Blip2Processor(images, fast, num_query_tokens=3)
@@ -185,3 +202,38 @@ def flip_byte(file: Path, at: int) -> None:
     content = bytearray(file.read_bytes())
     content[at] ^= 1
     file.write_bytes(content)
+
+
+def write_tiny_opt_checkpoint(folder: Path, *, seed: int = 0) -> Path:
+    """A random BLIP-2 with a decoder-only language model (OPT), in stock layout; otherwise like the flan-T5 one."""
+    from transformers import Blip2Config, Blip2ForConditionalGeneration
+
+    torch.manual_seed(seed)
+    processor = tiny_opt_processor()
+    config = Blip2Config(
+        vision_config=_VISION,
+        qformer_config=_QFORMER,
+        text_config={
+            "model_type": "opt",
+            "vocab_size": 96,
+            "hidden_size": 32,
+            "word_embed_proj_dim": 32,
+            "ffn_dim": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "max_position_embeddings": 128,
+            "init_std": 0.2,
+            "pad_token_id": 0,
+            "bos_token_id": 2,
+            "eos_token_id": 1,
+        },
+        num_query_tokens=3,
+        image_token_index=processor.tokenizer.convert_tokens_to_ids("<image>"),
+    )
+    model = Blip2ForConditionalGeneration(config)
+    with torch.no_grad():
+        model.query_tokens.normal_(std=0.5)
+        model.language_projection.weight.normal_(std=0.5)
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder

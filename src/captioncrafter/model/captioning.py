@@ -1,9 +1,7 @@
-"""How BLIP-2 reads an image and a prompt, and what its captions cost.
+"""What captions cost a BLIP-2 that attends to an image and a prompt.
 
-The language model's encoder sees one position per Q-Former query, holding the projected query outputs, then the
-prompt and `</s>`. Captions are the decoder's alone. Everything here calls the stock model's own modules; where it
-takes another road than `Blip2ForConditionalGeneration.forward` (features from disk, several captions in a row), the
-tests and the preflight hold it to that forward's numbers.
+Here several captions stand in one row, each blind to the others. Everything calls the stock model's own modules; the
+tests and the preflight hold it to the numbers of `Blip2ForConditionalGeneration.forward`, a caption a row.
 """
 
 from dataclasses import dataclass
@@ -13,101 +11,82 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from captioncrafter.model.checkpoint import image_token_id
-from captioncrafter.model.stock import Blip2, Processor
-
-IGNORE = -100
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """What the encoder reads: `input_ids` as Blip2Processor writes them, `<image>` positions first, then the text."""
-
-    text: str
-    input_ids: Int[Tensor, " position"]
-    image_positions: int
-
-    def to(self, device: torch.device) -> "Prompt":
-        """The same prompt on `device`."""
-        return Prompt(self.text, self.input_ids.to(device), self.image_positions)
-
-
-def encode_prompt(processor: Processor, text: str) -> Prompt:
-    """The prompt's ids: `num_query_tokens` times `<image>`, then `text` and `</s>`; equal to the processor's own."""
-    queries = int(processor.num_query_tokens)
-    words = processor.tokenizer(text).input_ids
-    ids = [image_token_id(processor)] * queries + list(words)
-    return Prompt(text, torch.tensor(ids), queries)
-
-
-@torch.no_grad()
-def query_outputs(
-    model: Blip2, pixels: Float[Tensor, "image channel row column"]
-) -> Float[Tensor, "image query width"]:
-    """What the frozen half makes of the images: the Q-Former's outputs, before the projection."""
-    features = model.get_image_features(pixels.to(model.vision_model.dtype))
-    return features.qformer_outputs.last_hidden_state
-
-
-def encoder_inputs(
-    model: Blip2, features: Float[Tensor, "image query width"], prompt: Prompt
-) -> Float[Tensor, "image position model_width"]:
-    """The language model's input embeddings: projected `features` in the `<image>` positions, then the prompt's."""
-    projection = model.language_projection
-    projected = projection(features.to(projection.weight.dtype))
-    words = model.get_input_embeddings()(prompt.input_ids[prompt.image_positions :])
-    return torch.cat([projected.to(words.dtype), words.expand(len(features), -1, -1)], dim=1)
+from captioncrafter.model.cross_entropy import summed_cross_entropy
+from captioncrafter.model.cut import is_decoder_only
+from captioncrafter.model.prefix import Context
+from captioncrafter.model.stock import Blip2
 
 
 @dataclass(frozen=True)
 class PackedCaptions:
     """The captions of several images, one decoder row an image.
 
-    Each caption starts with the decoder's start token and sees its own tokens only: `mask` is block-diagonal and
-    causal. `labels` hold `IGNORE` on padding. T5's relative positions depend on distance, so a caption costs the
-    same wherever in the row it stands.
+    `mask` lets a token see the earlier ones of its own caption (and, in a decoder-only model, whose rows begin with
+    image and prompt, those too). `positions` count within a caption as if it stood alone. Target t is predicted from
+    the hidden state at `read_at[t]`, an index into all rows laid end to end.
     """
 
-    decoder_input_ids: Int[Tensor, "image token"]
-    mask: Bool[Tensor, "image 1 token token"]
-    labels: Int[Tensor, "image token"]
+    token_ids: Int[Tensor, "row token"]
+    mask: Bool[Tensor, "row 1 sequence sequence"]
+    positions: Int[Tensor, "row sequence"]
+    read_at: Int[Tensor, " target"]
+    targets: Int[Tensor, " target"]
+
+    @property
+    def owners(self) -> Int[Tensor, " target"]:
+        """The row that each target belongs to."""
+        return self.read_at // self.mask.shape[-1]
 
     def to(self, device: torch.device) -> "PackedCaptions":
         """The same captions on `device`."""
-        move = {"device": device, "non_blocking": True}
-        return PackedCaptions(self.decoder_input_ids.to(**move), self.mask.to(**move), self.labels.to(**move))
+        tensors = (self.token_ids, self.mask, self.positions, self.read_at, self.targets)
+        return PackedCaptions(*(tensor.to(device, non_blocking=True) for tensor in tensors))
+
+    def pinned(self) -> "PackedCaptions":
+        """The same captions in page-locked memory, from which copies to a GPU do not wait."""
+        tensors = (self.token_ids, self.mask, self.positions, self.read_at, self.targets)
+        return PackedCaptions(*(tensor.pin_memory() for tensor in tensors))
 
 
-def caption_logits(
-    model: Blip2,
-    features: Float[Tensor, "image query width"],
-    prompt: Prompt,
-    captions: PackedCaptions,
-) -> Float[Tensor, "image token vocab"]:
-    """The language model's logits at every position of the packed captions; the encoder runs once an image."""
-    outputs = model.language_model(
-        inputs_embeds=encoder_inputs(model, features, prompt),
-        decoder_input_ids=captions.decoder_input_ids,
-        decoder_attention_mask=captions.mask,
+def target_states(model: Blip2, context: Context, captions: PackedCaptions) -> Float[Tensor, "target width"]:
+    """The last hidden state at every position from which a caption token is predicted, ready for the output head."""
+    language_model = model.language_model
+    decoder = language_model.get_decoder()
+    if is_decoder_only(model.config):
+        words = model.get_input_embeddings()(captions.token_ids)
+        hidden = decoder(
+            inputs_embeds=torch.cat([context.states, words], dim=1),
+            attention_mask=captions.mask,
+            position_ids=captions.positions,
+            use_cache=False,
+        ).last_hidden_state
+        return hidden.flatten(0, 1)[captions.read_at]
+    hidden = decoder(
+        input_ids=captions.token_ids,
+        attention_mask=captions.mask,
+        encoder_hidden_states=context.states,
+        encoder_attention_mask=context.mask,
         use_cache=False,
-    )
-    return outputs.logits
+    ).last_hidden_state
+    if language_model.config.scale_decoder_outputs:
+        hidden = hidden * language_model.model_dim**-0.5
+    return hidden.flatten(0, 1)[captions.read_at]
 
 
-def summed_loss(
-    logits: Float[Tensor, "image token vocab"],
-    labels: Int[Tensor, "image token"],
-    *,
-    label_smoothing: float = 0.0,
+def caption_loss(
+    model: Blip2, context: Context, captions: PackedCaptions, *, label_smoothing: float = 0.0
 ) -> Float[Tensor, ""]:
-    """Summed negative log-likelihood of the caption tokens, in nats; `IGNORE` positions carry no weight.
+    """Summed negative log-likelihood of the caption tokens, in nats.
 
     A sum, so that batches of unequal length add up to the mean over all their tokens once divided by their count.
     """
-    return functional.cross_entropy(
-        logits.flatten(0, 1).float(),
-        labels.flatten(),
-        ignore_index=IGNORE,
-        reduction="sum",
-        label_smoothing=label_smoothing,
-    )
+    hidden = target_states(model, context, captions)
+    head = model.get_output_embeddings()
+    return summed_cross_entropy(hidden, head, captions.targets, label_smoothing=label_smoothing)
+
+
+def row_losses(model: Blip2, context: Context, captions: PackedCaptions) -> Float[Tensor, " row"]:
+    """The summed loss of each row's captions, in nats; holds all logits at once."""
+    logits = model.get_output_embeddings()(target_states(model, context, captions)).float()
+    losses = functional.cross_entropy(logits, captions.targets, reduction="none")
+    return losses.new_zeros(len(captions.token_ids)).index_add(0, captions.owners, losses)
