@@ -4,6 +4,7 @@ A recipe is a TOML file that states only what differs from the defaults here. Bu
 `captioncrafter/recipes/` and are called by name. Imports no torch.
 """
 
+import re
 import tomllib
 from importlib import resources
 from pathlib import Path
@@ -14,6 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from captioncrafter.errors import InputError, RecipeError, closest
 
 Precision = Literal["auto", "bf16", "fp32"]
+
+Part = Literal["language_model", "language_model.encoder", "language_model.decoder", "qformer", "vision_model"]
 
 MAX_SEED = 2**32 - 1
 
@@ -84,23 +87,77 @@ class Data(Section):
 
 
 class Lora(Section):
-    """The adapter: which layers get one, and how large it is."""
+    """The adapter: which layers get one, how large it is, and how it starts."""
 
+    preset: Literal["fast", "efficient", "quality", "full-bridge"] = Field(
+        default="efficient",
+        description="What is tuned: fast is the decoder (cheapest), efficient the language model, quality the Q-Former "
+        "too, full-bridge also the projection between them, which is trained whole.",
+    )
     rank: int = Field(default=16, ge=1, le=1024, description="LoRA rank.")
-    alpha: float = Field(default=32.0, gt=0, description="LoRA alpha; the update is scaled by alpha / rank.")
+    alpha: float = Field(
+        default=32.0, gt=0, description="LoRA alpha; the update is scaled by alpha / rank (use_rslora: by its root)."
+    )
     dropout: float = Field(default=0.05, ge=0, lt=1, description="Dropout before the LoRA matrices.")
-    parts: tuple[Literal["language_model", "language_model.encoder", "language_model.decoder"], ...] = Field(
-        default=("language_model",),
+    parts: tuple[Part, ...] | None = Field(
+        default=None,
         strict=False,  # a file has lists, which are no tuples
         min_length=1,
-        description="Parts of the model in which targets are looked for.",
+        description="Parts of the model in which targets are looked for, instead of the preset's.",
     )
-    targets: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
-        default=("q", "v"),
+    targets: tuple[Annotated[str, Field(min_length=1)], ...] | None = Field(
+        default=None,
         strict=False,
         min_length=1,
-        description="Layer names within the parts, whole or as a dotted end (EncDecAttention.q).",
+        description="Layer names within the parts, whole or as a dotted end (EncDecAttention.q); by default the "
+        "queries and values of attention.",
     )
+    pattern: str | None = Field(
+        default=None,
+        min_length=1,
+        description="A regular expression that matches full layer names, in place of parts and targets.",
+    )
+    train_projection: bool | None = Field(
+        default=None, description="Train the projection into the language model whole; by default as the preset says."
+    )
+    init: Literal["kaiming", "gaussian", "orthogonal", "pissa", "pissa_niter_16", "olora", "mica"] = Field(
+        default="kaiming",
+        description="How the LoRA matrices start. pissa (pissa_niter_16: its fast approximation), olora and mica take "
+        "them from the base's weights.",
+    )
+    use_rslora: bool = Field(default=False, description="Scale the update by alpha / √rank: steadier at high ranks.")
+    use_dora: bool = Field(
+        default=False, description="DoRA: learn the magnitude of each output apart; better at low ranks, and slower."
+    )
+
+    @model_validator(mode="after")
+    def _one_way_to_name_layers(self) -> "Lora":
+        if self.pattern is None:
+            return self
+        if self.parts is not None or self.targets is not None:
+            raise ValueError("pattern excludes parts and targets: give either")
+        try:
+            re.compile(self.pattern)
+        except re.error as error:
+            raise ValueError(f'pattern "{self.pattern}" is not a regular expression ({error})') from None
+        return self
+
+    @model_validator(mode="after")
+    def _possible_start(self) -> "Lora":
+        if self.init == "orthogonal" and self.rank % 2:
+            raise ValueError(f"init orthogonal needs an even rank, not {self.rank}")
+        if self.init == "mica" and self.use_dora:
+            raise ValueError("init mica and use_dora exclude each other")
+        return self
+
+    @property
+    def in_words(self) -> str:
+        """Where the adapter goes, as the recipe says it."""
+        if self.pattern is not None:
+            return f"layers that match {self.pattern}"
+        named = ", ".join(self.targets) if self.targets else ""
+        inside = ", ".join(self.parts) if self.parts else f"the parts of preset {self.preset}"
+        return f"{named} of {inside}" if named else inside
 
 
 class Features(Section):
@@ -215,6 +272,22 @@ class Recipe(Section):
     decoding: Decoding = Decoding()
     evaluation: Evaluation = Evaluation()
     tracking: Tracking = Tracking()
+
+    @model_validator(mode="after")
+    def _adapter_fits_precision(self) -> "Recipe":
+        check_adapter(self.lora, self.model.precision)
+        return self
+
+
+def check_adapter(lora: Lora, precision: str) -> None:
+    """Raises `ValueError` for an adapter that PEFT 0.21 breaks over quantised weights, or that fits no others."""
+    if precision in ("int8", "nf4") and lora.init not in ("kaiming", "gaussian"):
+        raise ValueError(
+            f'lora.init "{lora.init}" needs unquantised weights, but model.precision is {precision}: '
+            "take kaiming or gaussian, or bf16"
+        )
+    if precision == "int8" and lora.use_dora:
+        raise ValueError("lora.use_dora fails with model.precision int8 (bitsandbytes): take nf4 or bf16")
 
 
 def bundled() -> list[str]:

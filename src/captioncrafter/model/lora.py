@@ -4,81 +4,160 @@ The adapter is attached to the whole `Blip2ForConditionalGeneration`, so its key
 when the vision half has left memory.
 """
 
-import difflib
-import json
-import re
-import warnings
-from collections import Counter
-from pathlib import Path
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
 from captioncrafter import recipe
 from captioncrafter.errors import CheckpointError, RecipeError
-from captioncrafter.model.checkpoint import Checkpoint
+from captioncrafter.model.adapters import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    START,
+    adapter_tensors,
+    check_fits,
+    layer_of,
+    load_adapter,
+    save_adapter,
+    stored_adapter,
+    stored_layers,
+)
 from captioncrafter.model.stock import Blip2, Tuned
+from captioncrafter.model.targets import PROJECTION, peft_pattern, planned_layers, reach_of, target_layers
 
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
-ADAPTER_CONFIG = "adapter_config.json"
+__all__ = [
+    "ADAPTER_CONFIG",
+    "ADAPTER_WEIGHTS",
+    "attach",
+    "check_fits",
+    "exact_start",
+    "layer_of",
+    "load_adapter",
+    "merge",
+    "planned_layers",
+    "save_adapter",
+    "start_fingerprint",
+    "stored_adapter",
+    "stored_layers",
+    "target_layers",
+    "trainable",
+    "trained_layers",
+]
+
+_FROM_WEIGHTS = ("pissa", "pissa_niter_16", "olora", "mica")
+_CHANGES_BASE = ("pissa", "pissa_niter_16", "olora")
 
 
 def attach(model: Blip2, lora: recipe.Lora, *, seed: int) -> Tuned:
-    """`model` with a fresh adapter: A drawn from `seed`, B zero, float32, the only weights that train.
+    """`model` with a fresh adapter, drawn from `seed`: float32 whatever the base is, the only weights that train.
 
-    Raises `RecipeError` when a target matches no linear layer inside the recipe's parts.
+    PiSSA and OLoRA move what they start from out of the base's weights; `save_adapter` puts it back. Raises
+    `RecipeError` when a target matches no linear layer, or when a layer does not allow such a start.
     """
     from peft import LoraConfig, PeftModel, get_peft_model
 
-    target_layers(model, lora)
+    _check_start(model, lora)
+    projection = reach_of(model.config, lora).projection
     config = LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,  # pyright: ignore[reportArgumentType] # PEFT scales by alpha / r whatever its type
         lora_dropout=lora.dropout,
         bias="none",
-        target_modules=target_pattern(lora),
+        target_modules=peft_pattern(model, lora),
+        modules_to_save=[PROJECTION] if projection else None,
+        init_lora_weights=True if lora.init == "kaiming" else lora.init,  # pyright: ignore[reportArgumentType]
+        use_rslora=lora.use_rslora,
+        use_dora=lora.use_dora,
     )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with _drawing_from(seed, model):
         tuned = get_peft_model(model, config)
     assert isinstance(tuned, PeftModel)
+    if projection:
+        _train_in_float32(tuned)
+    if lora.use_dora:
+        _measure_magnitudes(tuned)
+    if lora.init in _CHANGES_BASE:
+        start = {name: tensor.detach().to("cpu", copy=True) for name, tensor in adapter_tensors(tuned).items()}
+        setattr(tuned, START, start)
     return tuned
 
 
-def target_layers(model: nn.Module, lora: recipe.Lora) -> list[str]:
-    """Full names of the linear layers that `lora` reaches, in model order."""
-    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
-    inside = [name for name in linear if name.startswith(tuple(f"{part}." for part in lora.parts))]
-    for target in lora.targets:
-        if not any(_ends_with(name, target) for name in inside):
-            raise RecipeError(_no_match(target, lora, linear, inside))
-    pattern = re.compile(target_pattern(lora))
-    return [name for name in linear if pattern.fullmatch(name)]
+def _check_start(model: Blip2, lora: recipe.Lora) -> None:
+    """Raises `RecipeError` where PEFT would make an adapter of another rank, or change a weight that others use."""
+    if lora.init not in _FROM_WEIGHTS:
+        return
+    holders: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        holders.setdefault(id(parameter), []).append(name)
+    for name in target_layers(model, lora):
+        layer = model.get_submodule(name)
+        shared = holders[id(layer.weight)]
+        if lora.init in _CHANGES_BASE and len(shared) > 1:
+            raise RecipeError(
+                f'lora.init "{lora.init}" would change {name}, whose weight is also {shared[0]}. '
+                "Leave it out of lora.targets, or take another start."
+            )
+        if lora.rank > (limit := min(layer.in_features, layer.out_features)):
+            raise RecipeError(f'lora.rank {lora.rank} with init "{lora.init}": {name} allows {limit} at most.')
 
 
-def target_pattern(lora: recipe.Lora) -> str:
-    """The regular expression for PEFT's `target_modules`; it matches full layer names of the stock model."""
-    parts = "|".join(re.escape(part) for part in lora.parts)
-    targets = "|".join(re.escape(target) for target in lora.targets)
-    return rf"(?:{parts})\.(?:.*\.)?(?:{targets})"
+@contextmanager
+def _drawing_from(seed: int, model: Blip2) -> Iterator[None]:
+    """Draws on the CPU and on the model's GPUs come from `seed`; their global state is put back afterwards."""
+    devices = sorted({parameter.device.index for parameter in model.parameters() if parameter.device.type == "cuda"})
+    with torch.random.fork_rng(devices=devices):
+        torch.default_generator.manual_seed(seed)
+        for device in devices:
+            torch.cuda.default_generators[device].manual_seed(seed)
+        yield
 
 
-def _ends_with(name: str, target: str) -> bool:
-    return name == target or name.endswith(f".{target}")
+def _train_in_float32(tuned: Tuned) -> None:
+    """The trained copy of the projection in float32; PEFT leaves it in the base's precision.
+
+    The stock model hands it the Q-Former's output in the base's precision and takes any precision back.
+    """
+    projection = tuned.get_base_model().get_submodule(PROJECTION).modules_to_save["default"].float()
+    projection.register_forward_pre_hook(_to_weight_dtype)
 
 
-def _no_match(target: str, lora: recipe.Lora, linear: list[str], inside: list[str]) -> str:
-    counts = Counter(name.rsplit(".", 1)[-1] for name in inside)
-    near = difflib.get_close_matches(target, counts, n=1, cutoff=0.3)
-    listed = ", ".join(f"{name} ({count})" for name, count in counts.most_common())
-    elsewhere = sum(_ends_with(name, target) for name in linear)
-    return (
-        f'lora.targets "{target}" matches no layer of {", ".join(lora.parts)}'
-        + (f" (though {elsewhere} outside of it)" if elsewhere else "")
-        + "."
-        + (f' Closest: "{near[0]}" ({counts[near[0]]} layers).' if near else "")
-        + f" Layers there: {listed}."
-    )
+def _to_weight_dtype(layer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    weight = layer.get_parameter("weight")
+    return tuple(one.to(weight.dtype) for one in inputs)
+
+
+def _measure_magnitudes(tuned: Tuned) -> None:
+    """DoRA's magnitudes from the float32 adapter: PEFT took them in the base's precision, up to 0.4 % off in bf16."""
+    for layer in tuned.modules():
+        if "default" in getattr(layer, "lora_magnitude_vector", {}):
+            layer.lora_magnitude_vector["default"].update_layer(
+                base_layer=layer.get_base_layer(),
+                lora_A=layer.lora_A["default"].weight,
+                lora_B=layer.lora_B["default"].weight,
+                scaling=layer.scaling["default"],
+            )
+
+
+def exact_start(lora: recipe.Lora) -> bool:
+    """Whether a fresh adapter leaves the model's outputs as they are to the last bit; others do up to rounding."""
+    return lora.init in ("kaiming", "gaussian", "mica") and not lora.use_dora
+
+
+def start_fingerprint(tuned: Tuned) -> str:
+    """What tells one start from another where the base was changed by it (PiSSA, OLoRA); else empty.
+
+    Weights trained over one start are worthless over another, and decompositions differ between machines: a run may
+    go on only where this is the same.
+    """
+    digest = hashlib.sha256()
+    start = getattr(tuned, START, {})
+    for name in sorted(start):
+        digest.update(name.encode())
+        digest.update(start[name].contiguous().numpy().tobytes())
+    return digest.hexdigest() if start else ""
 
 
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -86,56 +165,29 @@ def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
-def save_adapter(tuned: Tuned, base: Checkpoint, folder: Path) -> None:
-    """Writes `adapter_config.json` and `adapter_model.safetensors` in stock PEFT layout into `folder`.
-
-    The configuration names `base` as anyone would load it, not the folder of this machine's hub cache.
-    """
-    config = tuned.peft_config["default"]
-    config.base_model_name_or_path, config.revision = base.loadable_name, base.revision
-    # PEFT would ask the hub whether the vocabulary grew; it never does here.
-    tuned.save_pretrained(str(folder), safe_serialization=True, save_embedding_layers=False)
-
-
-def load_adapter(model: Blip2, folder: Path) -> Tuned:
-    """`model` with the adapter in `folder`, frozen and in eval mode.
-
-    Raises `CheckpointError` when the folder holds no adapter, or one whose layers are not all this model's: PEFT
-    itself only warns then, and the captions are silently the base model's.
-    """
-    from peft import PeftModel
-    from safetensors import SafetensorError
-
-    check_fits(model, folder)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Found missing adapter keys")  # refused below
-            tuned = PeftModel.from_pretrained(model, str(folder))
-    except (SafetensorError, OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
-        raise CheckpointError(f"{folder}: the adapter cannot be loaded ({error}).") from error
-    _check_whole(tuned, folder)
-    return tuned.eval()
-
-
-def _check_whole(tuned: Tuned, folder: Path) -> None:
-    """Raises `CheckpointError` when a layer that the adapter's configuration reaches has no weights in `folder`."""
-    reached = [name.replace(".default.", ".") for name, _ in tuned.named_parameters() if ".lora_" in name]
-    stored = stored_adapter(folder)
-    lacking = [name for name in reached if name not in stored]
-    if lacking:
-        raise CheckpointError(
-            f"{folder}: {len(lacking)} of the {len(reached)} weights that {ADAPTER_CONFIG} asks for are not in "
-            f"{ADAPTER_WEIGHTS}, {lacking[0]} first. Copy the adapter again."
-        )
+def trained_layers(tuned: Tuned) -> tuple[str, ...]:
+    """Full stock names of the layers in which something trains, in model order."""
+    return tuple(dict.fromkeys(layer_of(name) for name in trainable(tuned)))
 
 
 def merge(tuned: Tuned) -> Blip2:
-    """The stock model with the adapter added into its weights (W + BA · alpha / rank); no adapter is left.
+    """The stock model with the adapter in its weights, trained projection included; no adapter is left.
 
-    Raises `CheckpointError` when that tied an output head of its own to the embedding.
+    Raises `CheckpointError` over a quantised base, and when merging tied an output head of its own to the embedding.
     """
-    tied_before = _head_is_tied(tuned.get_base_model())
+    base = tuned.get_base_model()
+    if not all(parameter.is_floating_point() for parameter in base.parameters()):
+        raise CheckpointError(
+            "a quantised base holds no merged adapter: use it unmerged, or load the base in bf16 to merge."
+        )
+    tied_before = _head_is_tied(base)
+    if tied_before and hasattr(base.get_output_embeddings(), "lora_A"):
+        raise CheckpointError(
+            "the adapter tunes an output head that this model shares with its embedding: use the adapter unmerged."
+        )
+    dtype = base.get_output_embeddings().weight.dtype
     merged = tuned.merge_and_unload()
+    merged.get_submodule(PROJECTION).to(dtype)
     if _head_is_tied(merged) and not tied_before:
         raise CheckpointError("merging tied the output head to the embedding: use the adapter unmerged.")
     return merged
@@ -143,42 +195,3 @@ def merge(tuned: Tuned) -> Blip2:
 
 def _head_is_tied(model: Blip2) -> bool:
     return model.get_output_embeddings().weight.data_ptr() == model.get_input_embeddings().weight.data_ptr()
-
-
-def check_fits(model: nn.Module, folder: Path) -> None:
-    """Raises `CheckpointError` unless every weight of the adapter in `folder` has its layer in `model`."""
-    names = stored_adapter(folder).keys()
-    layers = {name for name, module in model.named_modules() if isinstance(module, nn.Linear)}
-    stray = [name for name in names if layer_of(name) not in layers]
-    if not names or stray:
-        first = f", {stray[0]} first" if stray else ""
-        raise CheckpointError(
-            f"{folder}: {len(stray)} of the adapter's {len(names)} weights belong to no layer of this model{first}. "
-            "It was made for another base, or saved from a part of the model only."
-        )
-
-
-def stored_adapter(folder: Path) -> dict[str, Tensor]:
-    """The adapter's tensors as they lie in `folder`, by name."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    file = folder / ADAPTER_WEIGHTS
-    if not file.is_file() or not (folder / ADAPTER_CONFIG).is_file():
-        raise CheckpointError(
-            f"{folder}: no adapter ({ADAPTER_CONFIG} and {ADAPTER_WEIGHTS} belong there). "
-            "Give the adapter folder of a run, for example runs/NAME/adapter."
-        )
-    try:
-        kind = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))["peft_type"]
-        tensors = load_file(file)
-    except (SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{folder}: the adapter is damaged ({error}). Copy it again.") from error
-    if kind != "LORA":
-        raise CheckpointError(f"{folder}: an adapter of the kind {kind}; CaptionCrafter uses LORA.")
-    return tensors
-
-
-def layer_of(name: str) -> str:
-    """The full layer name, in the stock model, that the adapter weight `name` belongs to."""
-    return name.removeprefix("base_model.model.").split(".lora_", 1)[0]
