@@ -78,6 +78,11 @@ class Data(Section):
     captions_per_image: int | None = Field(
         default=None, ge=1, description="Train on the first n captions of each image only."
     )
+    augment: Literal["none", "crop"] = Field(
+        default="none",
+        description="crop shows another part of each training image (80 % of it or more) every time; then no features "
+        "are stored and the whole model runs in every step.",
+    )
 
     @model_validator(mode="after")
     def _not_both(self) -> "Data":
@@ -194,6 +199,10 @@ class Training(Section):
     max_caption_tokens: int = Field(default=32, ge=2, description="Longer captions are cut here; how many is said.")
     gradient_checkpointing: bool = Field(
         default=False, description="Recompute activations: less memory, about a third slower."
+    )
+    on_nonfinite: Literal["stop", "skip"] = Field(
+        default="stop",
+        description="When a loss or gradient is not finite: stop the run, or set the step aside and go on.",
     )
     log_every_steps: int = Field(default=10, ge=1, description="Steps between rows of log.jsonl.")
     checkpoint_every_steps: int = Field(

@@ -53,6 +53,14 @@ class Train:
     """Run folder; runs/RECIPE by default."""
     resume: bool = False
     """Go on with the run in the run folder."""
+    branch: Path | None = None
+    """Start a new run from the best adapter of this one, in place of a fresh one."""
+    stop_after: str | None = None
+    """Stop with a checkpoint once this much time is over: 90s, 55m, 2h."""
+    seeds: tuple[int, ...] = ()
+    """Train once with each of these seeds, and tell the mean and deviation of their best CIDEr."""
+    on_nonfinite: Literal["stop", "skip"] | None = None
+    """Short for --training.on-nonfinite."""
     json: Json = False
     options: Annotated[AvoidSubcommands[Recipe], arg(name="")] = field(default_factory=Recipe)
 

@@ -49,8 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except CaptionCrafterError as error:
         if debug:
             traceback.print_exc()
-        events.fail(str(error))
         status = error.exit_code
+        (events.fail if status else events.say)(str(error))
     except KeyboardInterrupt:
         events.fail("interrupted")
         status = 130

@@ -3,6 +3,7 @@
 Stages are imported here, inside, because torch takes seconds to import.
 """
 
+from dataclasses import asdict
 from pathlib import Path
 
 from captioncrafter import recipe
@@ -65,7 +66,14 @@ def train(command: Train) -> int:
     from captioncrafter.stages import train as stage
 
     out = command.out or Path("runs") / Path(command.recipe).stem
-    result = stage.train(command.options, out, resume=command.resume)
+    options = command.options
+    if command.on_nonfinite is not None:
+        training = options.training.model_copy(update={"on_nonfinite": command.on_nonfinite})
+        options = options.model_copy(update={"training": training})
+    stop_after_s = None if command.stop_after is None else duration_s(command.stop_after)
+    if command.seeds:
+        return _train_seeds(command, options, out, stop_after_s)
+    result = stage.train(options, out, resume=command.resume, branch=command.branch, stop_after_s=stop_after_s)
     facts = {
         "run": str(out),
         "adapter": str(out / "adapter"),
@@ -87,6 +95,39 @@ def train(command: Train) -> int:
         },
     )
     return DONE
+
+
+def _train_seeds(command: Train, options: recipe.Recipe, out: Path, stop_after_s: float | None) -> int:
+    from captioncrafter.stages.seeds import SEEDS, train_seeds
+
+    _refuse(command.branch, "--branch", "--seeds starts every run afresh")
+    found = train_seeds(options, out, command.seeds, resume=command.resume, stop_after_s=stop_after_s)
+    if command.json:
+        tables.print_json(asdict(found))
+        return DONE
+    for seed, result in found.runs.items():
+        tables.print_line(
+            f"seed {seed}: best validation CIDEr {100 * result.best_cider:.1f} at step {result.best_step}"
+        )
+    tables.print_line(
+        f"mean ± sd over {len(found.runs)} seeds: {100 * found.mean_cider:.1f} ± {100 * found.sd_cider:.1f} "
+        f"({out / SEEDS})"
+    )
+    return DONE
+
+
+_UNITS_S = {"s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def duration_s(text: str) -> float:
+    """Seconds in a length of time like 90s, 55m or 1.5h; raises `InputError` for anything else."""
+    try:
+        seconds = float(text[:-1]) * _UNITS_S[text[-1]]
+    except (ValueError, KeyError, IndexError):
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise InputError(f'"{text}" is no length of time: write 90s, 55m or 2h.')
+    return seconds
 
 
 def evaluate(command: Evaluate) -> int:

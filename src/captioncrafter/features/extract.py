@@ -1,9 +1,11 @@
-"""Runs the frozen half once per image and keeps what it gives.
+"""Runs the frozen prefix once per image and keeps what it gives.
 
 Decoding and preprocessing happen in threads beside the model, so that the device does not wait for JPEGs.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
 
 import torch
 from jaxtyping import Float
@@ -13,43 +15,59 @@ from torch import Tensor
 from captioncrafter import events
 from captioncrafter.data.ahead import computed_ahead
 from captioncrafter.features.store import FeatureStore
-from captioncrafter.model.captioning import query_outputs
+from captioncrafter.model.cut import Cut
+from captioncrafter.model.prefix import features_at
+from captioncrafter.model.prompts import Prompt, stacked
 from captioncrafter.model.stock import Blip2, Processor
 
 _PART_IMAGES = 256
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """An image whose features are wanted: how to get it as RGB, and the prompt that goes with it."""
+
+    decode: Callable[[], Image.Image]
+    prompt: Prompt
+
+
 def extract(
     model: Blip2,
     processor: Processor,
-    images: dict[str, Callable[[], Image.Image]],
+    cut: Cut,
+    wanted: dict[str, Wanted],
     store: FeatureStore,
     *,
+    device: torch.device,
     images_per_batch: int,
     stored_as: str,
 ) -> int:
-    """Computes and stores the features of those of `images` that `store` lacks; gives how many that were.
+    """Computes and stores those features of `wanted` (by name) that `store` lacks; gives how many that were.
 
-    `images` maps the hash of an image's bytes to a call that decodes it to RGB. What was stored when this is
-    interrupted is kept: the next call goes on from there.
+    What was stored when this is interrupted is kept: the next call goes on from there.
     """
-    missing = store.missing(images)
-    if not missing:
-        return 0
+    missing = store.missing(wanted)
 
     def prepare(batch: Sequence[str]) -> Float[Tensor, "image channel row column"]:
-        return pixel_values(processor, [images[image]() for image in batch])
+        return pixel_values(processor, [wanted[name].decode() for name in batch])
 
-    with events.progress("features", len(images), done=len(images) - len(missing)) as bar:
-        for start in range(0, len(missing), _PART_IMAGES):
-            part = missing[start : start + _PART_IMAGES]
+    with events.progress("features", len(wanted), done=len(wanted) - len(missing)) as bar:
+        for part in _parts(missing, wanted):
             batches = [part[at : at + images_per_batch] for at in range(0, len(part), images_per_batch)]
             computed = []
-            for pixels in computed_ahead(prepare, batches):
-                computed.append(query_outputs(model, pixels.to(model.device)).float().cpu())
-                bar.advance(len(pixels))
+            for batch, pixels in zip(batches, computed_ahead(prepare, batches), strict=True):
+                prompts = stacked([wanted[name].prompt for name in batch], pad_id=0).to(device)
+                computed.append(features_at(model, pixels.to(device), cut, prompts).float().cpu())
+                bar.advance(len(batch))
             store.add(part, torch.cat(computed), stored_as=stored_as)
     return len(missing)
+
+
+def _parts(names: Sequence[str], wanted: dict[str, Wanted]) -> list[list[str]]:
+    """Runs of names whose prompts are equally long, so that nothing of what is stored is padding."""
+    by_length = sorted(names, key=lambda name: len(wanted[name].prompt))
+    groups = [list(group) for _, group in groupby(by_length, key=lambda name: len(wanted[name].prompt))]
+    return [group[at : at + _PART_IMAGES] for group in groups for at in range(0, len(group), _PART_IMAGES)]
 
 
 def pixel_values(processor: Processor, images: Sequence[Image.Image]) -> Float[Tensor, "image channel row column"]:

@@ -5,22 +5,25 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from captioncrafter import runs
 from captioncrafter.errors import CheckpointError
 from captioncrafter.model import weights
 from captioncrafter.model.checkpoint import Checkpoint
+from captioncrafter.model.cut import Cut, parts_before
+from captioncrafter.model.prompts import Prompt
 from captioncrafter.model.stock import Processor
 
-_FORMAT = 1
-_FROZEN_PREFIX = ("vision_model.", "qformer.", "query_tokens")
-_FROZEN_SETTINGS = ("vision_config", "qformer_config")
+_FORMAT = 2
+_SETTINGS = {
+    "vision_model": "vision_config",
+    "qformer": "qformer_config",
+    "language_model.encoder": "text_config",
+}
 
 
 @dataclass(frozen=True)
 class FeatureKey:
-    """What features depend on besides the image: frozen weights, their settings, processor, precision, cut.
+    """What features depend on besides image and prompt: frozen weights, their settings, processor, precision, cut.
 
     `facts` are written beside the features for a reader; `digest` (hex) names their folder. Another value of any of
     them is another folder, so a stale answer is impossible.
@@ -36,33 +39,47 @@ class FeatureKey:
 
 
 def feature_key(
-    checkpoint: Checkpoint, processor: Processor, *, computed_in: torch.dtype, stored_as: str
+    checkpoint: Checkpoint, processor: Processor, cut: Cut, *, computed_in: str, stored_as: str
 ) -> FeatureKey:
-    """The key of the Q-Former outputs of `checkpoint`, computed in one dtype and stored under a dtype policy.
+    """The key of what `checkpoint` makes of images up to `cut`, computed in one precision, stored under a dtype policy.
 
-    Reads every byte of the vision half's weights (some seconds for the 4 GB of blip2-flan-t5-xl). Raises
-    `CheckpointError` when a frozen part has no weights under its name: checkpoints that differ in it would share a key.
+    Reads every byte of the frozen prefix's weights (some seconds for the 4 GB of blip2-flan-t5-xl's vision half).
+    Raises `CheckpointError` when a frozen part has no weights under its name: checkpoints that differ in it would
+    share a key.
     """
-    _check_frozen_parts(checkpoint)
+    parts = parts_before(cut)
+    _check_frozen_parts(checkpoint, parts)
     config = runs.read_json(checkpoint.folder / "config.json")
     settings = processor.image_processor.to_dict()
     facts = {
         "format": _FORMAT,
-        "cut": "qformer",
-        "weights": weights.fingerprint(checkpoint.folder, lambda name: name.startswith(_FROZEN_PREFIX)),
-        "model": {name: config.get(name) for name in _FROZEN_SETTINGS},
+        "cut": str(cut),
+        "weights": weights.fingerprint(checkpoint.folder, lambda name: _is_in(name, parts)),
+        "model": {key: config.get(key) for part, key in _SETTINGS.items() if part in parts},
         "processor": json.loads(json.dumps(settings, default=str)),
-        "computed_in": str(computed_in).removeprefix("torch."),
+        "computed_in": computed_in,
         "stored_as": stored_as,
     }
     return FeatureKey(facts)
 
 
-def _check_frozen_parts(checkpoint: Checkpoint) -> None:
+def feature_name(image: str, prompt: Prompt, cut: Cut) -> str:
+    """What a store calls the features of an image (the hash of its bytes): behind T5's encoder, prompt included."""
+    if cut is not Cut.ENCODER:
+        return image
+    words = hashlib.sha256(json.dumps(prompt.words.tolist()).encode()).hexdigest()[:16]
+    return f"{image}-{words}"
+
+
+def _is_in(name: str, parts: tuple[str, ...]) -> bool:
+    return any(name == part or name.startswith(f"{part}.") for part in parts)
+
+
+def _check_frozen_parts(checkpoint: Checkpoint, parts: tuple[str, ...]) -> None:
     names = weights.stored_tensors(checkpoint.folder)
-    for prefix in _FROZEN_PREFIX:
-        if not any(name.startswith(prefix) for name in names):
+    for part in parts:
+        if not any(_is_in(name, (part,)) for name in names):
             raise CheckpointError(
-                f'{checkpoint.folder}: no tensor is named "{prefix}…", so its features could not be told from those of '
+                f'{checkpoint.folder}: no tensor is named "{part}…", so its features could not be told from those of '
                 "another checkpoint. Load it as Blip2ForConditionalGeneration and save it with save_pretrained."
             )

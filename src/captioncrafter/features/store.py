@@ -1,8 +1,8 @@
 """Features on disk: memory-mapped, content-addressed, checked.
 
 One folder a key; in it `key.json` and parts of some hundred images, each a safetensors file that names the images it
-holds (by the hash of their bytes) and the hash of its own payload. A part appears whole or not at all, so that an
-interrupted extraction goes on after its last part. Knows nothing of models.
+holds (by the names of their features) and the hash of each one's bytes, which every read is held against. A part
+appears whole or not at all, so that an interrupted extraction goes on after its last part. Knows nothing of models.
 """
 
 import json
@@ -17,6 +17,7 @@ import xxhash
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from captioncrafter import events, runs
 from captioncrafter.errors import CheckpointError, DataError
@@ -33,12 +34,18 @@ class _Part:
     file: Path
     dtype: str
     rows: np.memmap
-    payload_hash: str
+    hashes: Sequence[str]
+
+    def intact(self, row: int) -> bool:
+        """Whether the bytes of a row are as they were written."""
+        # A mapped file that became shorter would end the process with SIGBUS instead of an error.
+        whole = self.file.is_file() and self.file.stat().st_size >= self.rows.offset + self.rows.nbytes
+        return whole and _row_hash(self.rows[row]) == self.hashes[row]
 
 
 @dataclass
 class FeatureStore:
-    """The features of one key. `in` asks whether an image (by the hash of its bytes) is there."""
+    """The features of one key. `in` asks whether an image (by the name of its features) is there."""
 
     folder: Path
     _where: dict[str, tuple[_Part, int]] = field(default_factory=dict)
@@ -76,14 +83,14 @@ class FeatureStore:
     def _verify(self, part: _Part) -> None:
         if part.file in self._verified:
             return
-        if xxhash.xxh3_128_hexdigest(part.rows.view(np.uint8).data) == part.payload_hash:
+        if all(map(part.intact, range(len(part.rows)))):
             self._verified.add(part.file)
             return
         events.warn(f"{part.file}: damaged features; they are computed again.")
         self._where = {image: at for image, at in self._where.items() if at[0].file != part.file}
-        part.file.unlink()
+        part.file.unlink(missing_ok=True)
 
-    def add(self, images: Sequence[str], features: Float[Tensor, "image query width"], *, stored_as: str) -> None:
+    def add(self, images: Sequence[str], features: Float[Tensor, "image ..."], *, stored_as: str) -> None:
         """Writes one more part: row i of `features` belongs to `images[i]`.
 
         `stored_as` is a torch dtype's name or `auto`: float16 where the range allows it, else bfloat16. Raises
@@ -96,18 +103,33 @@ class FeatureStore:
         rows = features.to("cpu", _storage_dtype(features, stored_as)).contiguous()
         if bad := _not_finite(rows, images):
             raise DataError(f"features of image {bad} are beyond the range of {stored_as}: set features.dtype to auto.")
-        payload = xxhash.xxh3_128_hexdigest(rows.view(torch.uint8).numpy().data)
+        hashes = [_row_hash(row) for row in rows.view(torch.uint8).numpy()]
         file = self.folder / f"{uuid.uuid4().hex}.safetensors"
         with runs.replacing(file) as temporary:
-            save_file({_TENSOR: rows}, temporary, metadata={"images": json.dumps(list(images)), "payload": payload})
+            save_file(
+                {_TENSOR: rows}, temporary, metadata={"images": json.dumps(list(images)), "rows": json.dumps(hashes)}
+            )
         self._add(file)
 
-    def rows(self, images: Sequence[str]) -> Float[Tensor, "image query width"]:
-        """The features of `images`, in order, in memory, as float32 or in the dtype they are all stored in."""
-        return torch.stack([self._row(image) for image in images])
+    def rows(self, images: Sequence[str]) -> Float[Tensor, "image position width"]:
+        """The features of `images`, in order, in memory; those with fewer positions are padded with zeros behind.
+
+        They come in the dtype they are all stored in, else in float32. Raises `DataError` when one is not here, or is
+        no longer what was written.
+        """
+        rows = [self._row(image) for image in images]
+        if len({row.dtype for row in rows}) > 1:
+            rows = [row.float() for row in rows]
+        return torch.stack(rows) if len({row.shape for row in rows}) == 1 else pad_sequence(rows, batch_first=True)
 
     def _row(self, image: str) -> Tensor:
-        part, row = self._where[image]
+        part, row = self._where.get(image, (None, 0))
+        if part is None or not part.intact(row):
+            raise DataError(
+                f"{part.file if part else self.folder}: the features of image {image} are "
+                f"{'damaged or were deleted' if part else 'missing'}. Give the command again (a run goes on with "
+                "--resume): they are computed anew."
+            )
         values = torch.from_numpy(np.array(part.rows[row]))
         return values.view(torch.bfloat16) if part.dtype == "BF16" else values
 
@@ -126,11 +148,15 @@ def _read_part(file: Path) -> tuple[_Part, list[str]]:
     (tensor,) = weights.read_header(file)
     with safe_open(file, framework="pt") as opened:
         facts = opened.metadata()
-    images = json.loads(facts["images"])
-    if len(images) != tensor.shape[0]:
+    images, hashes = json.loads(facts["images"]), json.loads(facts["rows"])
+    if not len(images) == len(hashes) == tensor.shape[0]:
         raise ValueError("as many images as rows")
     rows = np.memmap(file, _NUMPY[tensor.dtype], mode="r", offset=tensor.start, shape=tensor.shape)
-    return _Part(file, tensor.dtype, rows, facts["payload"]), images
+    return _Part(file, tensor.dtype, rows, hashes), images
+
+
+def _row_hash(row: np.ndarray) -> str:
+    return xxhash.xxh3_64_hexdigest(np.ascontiguousarray(row).view(np.uint8).data)
 
 
 def _not_finite(features: Tensor, images: Sequence[str]) -> str | None:

@@ -112,7 +112,8 @@ def caption_dataset(
     with events.progress(what, len(everything)) as bar:
         batches = _batches(everything, captioner.decoding.images_per_batch)
         for batch, pictures in computed_ahead(lambda batch: (batch, [one.decode() for one in batch]), batches):
-            captions = captioner.caption_batch(pictures, captioner.decoding, first=len(predictions))
+            prompts = [image.prompt for image in batch]
+            captions = captioner.caption_batch(pictures, captioner.decoding, first=len(predictions), prompts=prompts)
             predictions.update(zip((image.image_id for image in batch), captions, strict=True))
             bar.advance(len(batch))
     return predictions

@@ -7,6 +7,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import Image
 
 from captioncrafter import recipe, runs
@@ -16,7 +17,9 @@ from captioncrafter.features.extract import pixel_values
 from captioncrafter.generation.decode import decode, overridden
 from captioncrafter.generation.origin import CAPTIONING, Origin
 from captioncrafter.model import checkpoint, hardware, lora
-from captioncrafter.model.captioning import Prompt, encode_prompt, query_outputs
+from captioncrafter.model.cut import Cut
+from captioncrafter.model.prefix import context_of
+from captioncrafter.model.prompts import Prompt, encode_prompt, stacked
 from captioncrafter.model.stock import Blip2, Processor, Tuned
 
 
@@ -115,11 +118,25 @@ class Captioner:
         with self.tuned.disable_adapter() if self.tuned is not None else nullcontext():
             yield self
 
-    def caption_batch(self, images: Sequence[Image.Image], settings: recipe.Decoding, *, first: int = 0) -> list[str]:
-        """One caption for each decoded RGB image, all in one batch; `first` is the place of its first among all."""
-        pixels = pixel_values(self.processor, images).to(self.model.device)
-        features = query_outputs(self.model, pixels)
-        return decode(self.model, self.processor, features, self.prompt, settings, first=first)
+    def caption_batch(
+        self,
+        images: Sequence[Image.Image],
+        settings: recipe.Decoding,
+        *,
+        first: int = 0,
+        prompts: Sequence[str | None] | None = None,
+    ) -> list[str]:
+        """One caption for each decoded RGB image, all in one batch; `first` is the place of its first among all.
+
+        `prompts` are the images' own; where one is None, or none are given, the captioner's prompt stands.
+        """
+        texts = [None] * len(images) if prompts is None else prompts
+        encoded = [self.prompt if text is None else encode_prompt(self.processor, text) for text in texts]
+        device = self.model.device
+        rows = stacked(encoded, pad_id=self.model.config.text_config.pad_token_id).to(device)
+        with torch.no_grad():
+            context = context_of(self.model, pixel_values(self.processor, images).to(device), Cut.IMAGES, rows)
+        return decode(self.model, self.processor, context, settings, first=first)
 
 
 def _check_base(found: checkpoint.Checkpoint, origin: Origin) -> None:

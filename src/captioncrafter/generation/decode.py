@@ -1,45 +1,47 @@
-"""Captions from features: beam search, greedy decoding or sampling by the stock language model's own `generate`."""
+"""Captions from what the decoder attends to, by the stock language model's own `generate`: beams, greedy, sampling."""
 
 import hashlib
 from typing import Any
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from captioncrafter import recipe
 from captioncrafter.errors import InputError
-from captioncrafter.model.captioning import Prompt, encoder_inputs
+from captioncrafter.model.cut import is_decoder_only
+from captioncrafter.model.prefix import Context
 from captioncrafter.model.stock import Blip2, Processor
 
 
 @torch.no_grad()
 def decode(
-    model: Blip2,
-    processor: Processor,
-    features: Float[Tensor, "image query width"],
-    prompt: Prompt,
-    decoding: recipe.Decoding,
-    *,
-    first: int = 0,
+    model: Blip2, processor: Processor, context: Context, decoding: recipe.Decoding, *, first: int = 0
 ) -> list[str]:
-    """One caption for each image. Greedy and beam search give what `model.generate` gives from the pixels.
+    """One caption for each row of `context`. Greedy and beam search give what `model.generate` gives from the pixels.
 
     Sampling draws from `decoding.seed` and `first`, the place of the batch's first image among all, so that no two
     batches share their draws; it leaves the global random state as it was.
     """
-    device = model.device
-    inputs = encoder_inputs(model, features.to(device), prompt.to(device))
+    device = context.states.device
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else [], enabled=decoding.sample):
         if decoding.sample:
             torch.manual_seed(_batch_seed(decoding.seed, first))
-        tokens = model.language_model.generate(
-            inputs_embeds=inputs,
-            attention_mask=torch.ones(inputs.shape[:2], dtype=torch.long, device=device),
-            **generate_options(decoding),
-        )
+        tokens = model.language_model.generate(**_given(model, context), **generate_options(decoding))
     texts: list[str] = processor.batch_decode(tokens, skip_special_tokens=True)
     return [" ".join(text.split()) for text in texts]
+
+
+def _given(model: Blip2, context: Context) -> dict[str, Any]:
+    """The context as `generate` takes it: T5's encoder is done; OPT goes on where its prompt ends, so padding leads."""
+    from transformers.modeling_outputs import BaseModelOutput
+
+    if not is_decoder_only(model.config):
+        outputs = BaseModelOutput(last_hidden_state=context.states)  # pyright: ignore[reportArgumentType]
+        return {"encoder_outputs": outputs, "attention_mask": context.mask.long()}
+    length = context.mask.shape[1]
+    padding = length - context.mask.sum(dim=1, keepdim=True)
+    order = (torch.arange(length, device=padding.device) - padding) % length
+    states = context.states.gather(1, order[:, :, None].expand_as(context.states))
+    return {"inputs_embeds": states, "attention_mask": context.mask.gather(1, order).long()}
 
 
 def _batch_seed(seed: int, first: int) -> int:

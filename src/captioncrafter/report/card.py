@@ -48,13 +48,11 @@ def write_card(
         prompt=options.model.prompt,
         decoding=_generate_arguments(options.decoding),
     )
-    targets = ", ".join(f"`{target}`" for target in options.lora.targets)
-    places = ", ".join(f"`{part}`" for part in options.lora.parts)
     sections = [
         _metadata(base),
         "# Image captioning adapter",
         f"A LoRA adapter (rank {options.lora.rank}, alpha {options.lora.alpha:g}) for `{base.name}`, tuned with "
-        f"CaptionCrafter on {_data(options)}. Layers: {targets} in {places}.",
+        f"CaptionCrafter on {_data(options)}. Where: {options.lora.in_words}.",
         "## Use",
         "With CaptionCrafter: `captioncrafter caption photo.jpg --adapter path/to/this/folder`. Prompt and decoding "
         "come along in `captioning.json`. With transformers and PEFT alone:",

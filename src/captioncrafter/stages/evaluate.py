@@ -14,6 +14,7 @@ from captioncrafter.generation.captioner import CAPTIONING, Captioner
 from captioncrafter.metrics import diversity, java
 from captioncrafter.metrics.references import References
 from captioncrafter.metrics.scorecard import Scorecard, cider_of, score, shuffled
+from captioncrafter.metrics.vqa import answers_scored
 from captioncrafter.model import checkpoint
 from captioncrafter.report.card import write_card
 
@@ -85,6 +86,7 @@ def evaluate_run(
     captioner = Captioner.load(adapter=run.adapter, device=device or options.model.device)
     references = References({image.image_id: image.captions for image in images})
     known = [text for image in splits["train"] for text in image.captions]
+    answers = any(image.prompt is not None for image in images)
     protocol = {
         "split": name,
         "data": images.fingerprint(),
@@ -98,7 +100,7 @@ def evaluate_run(
 
     def caption_and_score(what: str, folder: Path) -> Evaluated:
         predictions = caption_dataset(captioner, images, what=what)
-        found = _evaluate(predictions, references, options.evaluation, protocol=protocol, known=known)
+        found = _evaluate(predictions, references, options.evaluation, protocol=protocol, known=known, answers=answers)
         rows = ({"image_id": image, "caption": caption} for image, caption in predictions.items())
         runs.write_jsonl(folder / runs.PREDICTIONS, rows)
         found.write(folder)
@@ -128,7 +130,7 @@ def evaluate(
     protocol: Mapping[str, Any],
 ) -> Evaluated:
     """The seven metrics of `predictions` with all that belongs to them; `protocol` says where both came from."""
-    return _evaluate(predictions, References(references), options, protocol=protocol, known=None)
+    return _evaluate(predictions, References(references), options, protocol=protocol, known=None, answers=False)
 
 
 def _evaluate(
@@ -138,8 +140,12 @@ def _evaluate(
     *,
     protocol: Mapping[str, Any],
     known: Collection[str] | None,
+    answers: bool,
 ) -> Evaluated:
+    """`known` are the captions trained on, where novelty is asked for; `answers` adds the metrics of answers."""
     card = score(predictions, references)
+    if answers:
+        card = card.beside(answers_scored(predictions, references.captions))
     counts = [len(captions) for captions in references.captions.values()]
     texts = list(predictions.values())
     novelty = {} if known is None else {"novel_captions": diversity.novel_captions(texts, known)}

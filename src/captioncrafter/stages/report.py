@@ -94,7 +94,7 @@ def _summary(options: recipe.Recipe, manifest: Mapping[str, Any]) -> str:
     what = f"images of {Path(options.data.path).name}" if options.data.path else "drawn scenes"
     return (
         f"{options.model.base}, fine-tuned on {amount}{what} with LoRA of rank {options.lora.rank} "
-        f"on {', '.join(options.lora.targets)}."
+        f"on {options.lora.in_words}."
     )
 
 

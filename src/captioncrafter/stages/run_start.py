@@ -5,7 +5,6 @@ given again.
 """
 
 import importlib.util
-import os
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +14,18 @@ from captioncrafter.model.checkpoint import bundled
 from captioncrafter.training.loop import FitResult
 
 RESULT = "result"
-_SAME_WHEN_RESUMED = ("checkpoint", "data", "features", "precision")
+_SAME_WHEN_RESUMED = ("checkpoint", "data", "features", "precision", "processes", "branched_from", "start")
 
 
-def open_run(options: recipe.Recipe, out: Path, *, resume: bool) -> runs.Run:
+def open_run(options: recipe.Recipe, out: Path, *, resume: bool, branch: Path | None = None) -> runs.Run:
     """The run in `out`, which may be still to begin; nothing is written.
 
     Raises `InputError` when `out` holds a run of another recipe, or an unfinished one and `resume` is not set; when
-    there is none and it is; and for what this machine or this process cannot do.
+    there is none and it is; when `branch` is the run itself or no run; and for what this machine cannot do.
     """
-    _refuse_several_processes()
     _refuse_missing_tracker(options.tracking)
+    if branch is not None and runs.Run.open(branch).path.resolve() == out.resolve():
+        raise InputError(f"{out}: a run cannot branch off itself. Give the new run another --out.")
     if out.exists() and not out.is_dir():
         raise InputError(f"{out}: is a file, and a run needs a folder. Choose another --out.")
     run = runs.Run(out)
@@ -39,7 +39,8 @@ def open_run(options: recipe.Recipe, out: Path, *, resume: bool) -> runs.Run:
         raise InputError(
             f"{out}: holds a run of another recipe:\n  "
             + "\n  ".join(different)
-            + "\nGive the same one to go on with it, or another --out."
+            + f"\nGive the same one to go on with it, or another --out; with --branch {out} that starts from this "
+            "run's weights."
         )
     if not resume and RESULT not in run.manifest():
         raise InputError(f"{out}: an unfinished run is already there. Go on with --resume, or choose another --out.")
@@ -73,14 +74,14 @@ def refuse_other_inputs(run: runs.Run, facts: dict[str, Any]) -> None:
     before = run.manifest()
     if not (run.path / runs.RECIPE).is_file() or not before:
         return
-    different = _differences(
-        {key: before.get(key) for key in _SAME_WHEN_RESUMED}, {key: facts[key] for key in _SAME_WHEN_RESUMED}
-    )
+    compared = [key for key in _SAME_WHEN_RESUMED if key in facts]
+    different = _differences({key: before.get(key) for key in compared}, {key: facts[key] for key in compared})
     if different:
         raise InputError(
             f"{run.path}: what the run was started with has changed since:\n  "
             + "\n  ".join(different)
-            + "\nPut it back to go on, or choose another --out."
+            + f"\nPut it back to go on, or choose another --out; with --branch {run.path} that starts from this run's "
+            "weights."
         )
 
 
@@ -101,14 +102,6 @@ def _differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") 
         elif old != new:
             found.append(f"{prefix}{key}: {old!r} in the run, {new!r} now")
     return found
-
-
-def _refuse_several_processes() -> None:
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise InputError(
-            "training runs in one process, and several were started (WORLD_SIZE is "
-            f"{os.environ['WORLD_SIZE']}): each would write the same run. Leave out accelerate launch or torchrun."
-        )
 
 
 def _refuse_missing_tracker(tracking: recipe.Tracking) -> None:

@@ -1,12 +1,15 @@
 """Everything needed to go on as if nothing had happened, in safetensors and JSON.
 
-A checkpoint is a folder `step-NNNNNN`: weights, optimizer state, random state and `state.json`, which holds the hash
-of the others. It is written beside, synced and renamed, so that a kill leaves a whole one or none.
+A checkpoint is a folder `step-NNNNNN`: weights, optimizer state and `state.json`, which holds the hash of the others
+and how far the run has come. There is no random state: the loop draws everything from seed and step. It is written
+beside, synced and renamed, so that a kill leaves a whole one or none. Whatever else lies in the folder is never read.
 """
 
+import hashlib
 import json
+import re
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +25,25 @@ from captioncrafter.errors import DataError
 _STATE = "state.json"
 _WEIGHTS = "weights.safetensors"
 _OPTIMIZER = "optimizer.safetensors"
-_RANDOM = "random.safetensors"
+_NAME = re.compile(r"step-\d+")
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run has come: `step` steps done, the best validation so far, validations since then."""
+    """How far a run has come: `step` steps done, the best validation so far, validations since then.
+
+    `window` holds the sums that the next row of the log needs, `halvings` how often the batch was halved for lack of
+    memory, `skipped` the steps set aside because they were not finite.
+    """
 
     step: int = 0
     best_cider: float | None = None
     best_step: int | None = None
     validations_without_gain: int = 0
     finished: bool = False
+    window: dict[str, Any] = field(default_factory=dict)
+    halvings: int = 0
+    skipped: int = 0
 
 
 def save(
@@ -41,26 +51,27 @@ def save(
     progress: Progress,
     parameters: dict[str, nn.Parameter],
     optimizer: torch.optim.Optimizer,
-    device: torch.device,
     *,
     keep: int,
 ) -> Path:
-    """Writes the checkpoint of `progress.step` under `folder`, then removes all but the newest `keep`.
+    """Writes the checkpoint of `progress.step` under `folder`, then removes all but the newest `keep` and the best.
 
-    Those of later steps go too: a run is only ever behind one that it passed over as damaged.
+    Those of later steps go too: a run is only ever behind one that it passed over as damaged. A write that fails
+    raises `OSError` and leaves the older ones as they were.
     """
-    path = folder / f"step-{progress.step:06d}"
+    path = folder / _name(progress.step)
     with runs.replacing_folder(path) as temporary:
-        save_file({name: p.detach().cpu() for name, p in parameters.items()}, temporary / _WEIGHTS)
-        save_file(_optimizer_tensors(parameters, optimizer), temporary / _OPTIMIZER)
-        save_file(_random_tensors(device), temporary / _RANDOM)
-        hashes = {file.name: _hash(file) for file in sorted(temporary.iterdir())}
+        _write(temporary / _WEIGHTS, {name: p.detach().cpu() for name, p in parameters.items()})
+        _write(temporary / _OPTIMIZER, _optimizer_tensors(parameters, optimizer))
+        hashes = {name: _hash(temporary / name) for name in (_WEIGHTS, _OPTIMIZER)}
         facts = {"progress": asdict(progress), "hashes": hashes}
         runs.write_json(temporary / _STATE, facts | {"check": _check(facts)})
     steps = _newest_first(folder)
     at = steps.index(path)
-    for old in steps[:at] + steps[at + keep :]:
-        shutil.rmtree(old)
+    best = None if progress.best_step is None else _name(progress.best_step)
+    for old in (*steps[:at], *steps[at + keep :]):
+        if old.name != best:
+            shutil.rmtree(old)
     return path
 
 
@@ -81,13 +92,28 @@ def newest_good(folder: Path) -> Path | None:
     return None
 
 
-def restore(
-    path: Path, parameters: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer, device: torch.device
-) -> Progress:
-    """Puts the checkpoint's weights, optimizer state and random state in place; gives its progress.
+def restore(path: Path, parameters: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> Progress:
+    """Puts the checkpoint's weights and optimizer state in place; gives its progress.
 
     Raises `DataError` when it is of an adapter with other weights.
     """
+    copy_weights(path, parameters)
+    _restore_optimizer(load_file(path / _OPTIMIZER), parameters, optimizer)
+    return Progress(**_state(path)["progress"])
+
+
+def best_good(folder: Path) -> Path | None:
+    """The whole checkpoint of the best validation so far, else the newest whole one; None when there is none."""
+    newest = newest_good(folder)
+    if newest is None:
+        return None
+    best = Progress(**_state(newest)["progress"]).best_step
+    path = folder / _name(best) if best is not None else newest
+    return path if _fault(path) is None else newest
+
+
+def copy_weights(path: Path, parameters: dict[str, nn.Parameter]) -> None:
+    """Puts the checkpoint's weights in place; raises `DataError` when it is of an adapter with other weights."""
     stored = load_file(path / _WEIGHTS)
     shapes = {name: tuple(p.shape) for name, p in parameters.items()}
     if shapes != {name: tuple(t.shape) for name, t in stored.items()}:
@@ -95,17 +121,24 @@ def restore(
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(stored[name])
-    _restore_optimizer(load_file(path / _OPTIMIZER), parameters, optimizer)
-    random = load_file(path / _RANDOM)
-    torch.set_rng_state(random["cpu"])
-    if "device" in random and device.type == "cuda":
-        torch.cuda.set_rng_state(random["device"], device)
-    return Progress(**_state(path)["progress"])
+
+
+def _name(step: int) -> str:
+    return f"step-{step:06d}"
+
+
+def _write(path: Path, tensors: dict[str, Tensor]) -> None:
+    try:
+        save_file(tensors, path)
+    except SafetensorError as error:
+        # What the system said, of a full disk for one, stands in the text alone (safetensors 0.8).
+        raise OSError(f"{path.parent.parent}: the checkpoint was not written ({error})") from error
 
 
 def _newest_first(folder: Path) -> list[Path]:
     # By number: the millionth step has one digit more than the name is padded to.
-    return sorted(folder.glob("step-*"), key=lambda path: int(path.name.removeprefix("step-")), reverse=True)
+    found = [path for path in folder.glob("step-*") if _NAME.fullmatch(path.name)]
+    return sorted(found, key=lambda path: int(path.name.removeprefix("step-")), reverse=True)
 
 
 def _fault(path: Path) -> str | None:
@@ -113,6 +146,8 @@ def _fault(path: Path) -> str | None:
         state = _state(path)
         if state.pop("check") != _check(state):
             return f"{_STATE} is not as it was written"
+        if state["hashes"].keys() != {_WEIGHTS, _OPTIMIZER}:
+            return f"another version made it, of {', '.join(sorted(state['hashes']))}"
         for name, expected in state["hashes"].items():
             if _hash(path / name) != expected:
                 return f"{name} is not as it was written"
@@ -130,7 +165,8 @@ def _check(facts: dict[str, Any]) -> str:
 
 
 def _hash(file: Path) -> str:
-    return xxhash.xxh3_128_hexdigest(file.read_bytes())
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, xxhash.xxh3_128).hexdigest()
 
 
 def _optimizer_tensors(parameters: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -144,17 +180,12 @@ def _optimizer_tensors(parameters: dict[str, nn.Parameter], optimizer: torch.opt
 def _restore_optimizer(
     stored: dict[str, Tensor], parameters: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer
 ) -> None:
+    # AdamW counts its steps beside the weights where one kernel does the whole update, else on the CPU.
+    beside = {p for group in optimizer.param_groups if group["fused"] or group["capturable"] for p in group["params"]}
     for name, parameter in parameters.items():
         prefix = f"{name}/"
         values = {key.removeprefix(prefix): value for key, value in stored.items() if key.startswith(prefix)}
-        # AdamW keeps its step count on the CPU and its moments beside the weights.
         optimizer.state[parameter] = {
-            key: value if key == "step" else value.to(parameter.device) for key, value in values.items()
+            key: value if key == "step" and parameter not in beside else value.to(parameter.device)
+            for key, value in values.items()
         }
-
-
-def _random_tensors(device: torch.device) -> dict[str, Tensor]:
-    states = {"cpu": torch.get_rng_state()}
-    if device.type == "cuda":
-        states["device"] = torch.cuda.get_rng_state(device)
-    return states

@@ -1,40 +1,30 @@
-"""The training loop: packed captions over cached features, validated, checkpointed, resumable.
+"""The training loop: steps over the frozen prefix's features, validated, checkpointed, resumable.
 
-Where a run stands is its step alone: the data order is a function of it, the learning rate too, and a checkpoint
-holds the rest (weights, optimizer, random state). What validation does arrives as an argument.
+Where a run stands is its step alone: the data order is a function of it, and so are dropout and learning rate; a
+checkpoint holds the rest (weights, optimizer, sums not yet logged). What validation does arrives as an argument.
 """
 
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
-from torch import Tensor, nn
 
 from captioncrafter import events, recipe, runs
 from captioncrafter.errors import CaptionCrafterError
-from captioncrafter.features.store import FeatureStore
-from captioncrafter.model import lora
-from captioncrafter.model.captioning import PackedCaptions, Prompt, caption_logits, summed_loss
+from captioncrafter.model.cut import Cut
 from captioncrafter.model.stock import Tuned
 from captioncrafter.training import checkpoint, guard, optimizer
 from captioncrafter.training.batches import Schedule, TrainingImages
 from captioncrafter.training.checkpoint import Progress
-from captioncrafter.training.packing import pack
+from captioncrafter.training.collapse import Validation, signs_of_collapse
+from captioncrafter.training.feed import FeatureSource, Feed
+from captioncrafter.training.mode import evaluation_mode, training_mode
+from captioncrafter.training.processes import Processes
+from captioncrafter.training.step import Stepper, Update
+from captioncrafter.training.tracking import Tracker
 from captioncrafter.training.window import Window
-
-
-@dataclass(frozen=True)
-class Validation:
-    """What one look at the validation images gave; CIDEr as a fraction, lengths in words, shares of 1."""
-
-    cider: float
-    shuffled_cider: float
-    distinct: float
-    mean_length: float
 
 
 @dataclass(frozen=True)
@@ -47,39 +37,34 @@ class FitResult:
     stopped_early: bool
 
 
-class CaptionLoss(nn.Module):
-    """The packed step as one module: features and captions in, summed loss out."""
+@dataclass(frozen=True)
+class Trainee:
+    """What is trained: the adapter on the part of the model behind `cut`, and what it starts from in each step."""
 
-    def __init__(self, tuned: Tuned, prompt: Prompt, label_smoothing: float) -> None:
-        super().__init__()
-        self.tuned = tuned
-        self.prompt = prompt
-        self.label_smoothing = label_smoothing
-
-    def forward(self, features: Tensor, captions: PackedCaptions) -> Tensor:
-        """The loss of one batch, in nats, summed over its caption tokens."""
-        model = self.tuned.get_base_model()
-        logits = caption_logits(model, features, self.prompt, captions)
-        return summed_loss(logits, captions.labels, label_smoothing=self.label_smoothing)
+    tuned: Tuned
+    cut: Cut
+    images: TrainingImages
+    source: FeatureSource
+    device: torch.device
 
 
 def fit(
-    tuned: Tuned,
-    images: TrainingImages,
-    store: FeatureStore,
-    prompt: Prompt,
+    trainee: Trainee,
     options: recipe.Recipe,
     run: runs.Run,
     validate: Callable[[], Validation],
     *,
     save_best: Callable[[Path], None],
+    processes: Processes,
+    stop_after_s: float | None = None,
 ) -> FitResult:
-    """Trains the adapter of `tuned`; the best one by validation CIDEr is what `save_best` last wrote to the run.
+    """Trains the adapter; the best one by validation CIDEr is what `save_best` last wrote to the run.
 
-    Goes on from the run's newest good checkpoint when there is one. Raises `Stopped` after a signal, with a
-    checkpoint written, and `CaptionCrafterError` on a loss that is not finite, naming step and images.
+    Goes on from the run's newest good checkpoint when there is one. Raises `Stopped` after a signal or once
+    `stop_after_s` seconds are over, with a checkpoint written, and `CaptionCrafterError` on a loss that is not finite,
+    naming step and images.
     """
-    return _Loop(tuned, images, store, prompt, options, run, validate, save_best).run_to_the_end()
+    return _Loop(trainee, options, run, validate, save_best, processes).run_to_the_end(stop_after_s)
 
 
 class _Loop:
@@ -87,40 +72,41 @@ class _Loop:
 
     def __init__(
         self,
-        tuned: Tuned,
-        images: TrainingImages,
-        store: FeatureStore,
-        prompt: Prompt,
+        trainee: Trainee,
         options: recipe.Recipe,
         run: runs.Run,
         validate: Callable[[], Validation],
         save_best: Callable[[Path], None],
+        processes: Processes,
     ) -> None:
-        self.tuned, self.images, self.store, self.run = tuned, images, store, run
+        self.trainee, self.run, self.processes = trainee, run, processes
         self.validate, self.save_best = validate, save_best
-        self.training, self.validation, self.seed = options.training, options.validation, options.seed
-        self.schedule = Schedule(len(images), self.training.images_per_step, self.training.epochs, options.seed)
-        self.parameters = lora.trainable(tuned)
-        self.device = next(iter(self.parameters.values())).device
-        self.accelerator = _accelerator(self.device, options.tracking, run)
-        module = CaptionLoss(tuned, prompt.to(self.device), self.training.label_smoothing)
-        self.loss, self.optimizer = self.accelerator.prepare(
-            module, optimizer.adamw(self.parameters.values(), self.training), device_placement=[False, False]
-        )
+        self.training, self.validation, self.tracking = options.training, options.validation, options.tracking
+        images, device = trainee.images, trainee.device
+        self.schedule = Schedule(images.lengths, self.training.images_per_step, self.training.epochs, options.seed)
+        config = trainee.tuned.get_base_model().config
+        self.feed = Feed(images, self.schedule, trainee.source, config, pinned=device.type == "cuda")
+        self.stepper = Stepper(trainee.tuned, trainee.cut, self.feed, options, device, processes)
         self.progress = Progress()
         self.every_steps = max(1, round(self.validation.every_epochs * self.schedule.steps_per_epoch))
         self.window = Window()
+        self.unchecked: list[Update] = []
+        self.last_norm = 0.0
 
-    def run_to_the_end(self) -> FitResult:
+    def run_to_the_end(self, stop_after_s: float | None) -> FitResult:
         """Every step from where the run stands to its last."""
-        with torch.random.fork_rng(devices=self._random_devices()), guard.listening() as stop:
-            torch.manual_seed(self.seed)
-            self._resume()
-            _training_mode(self.tuned, self.training.gradient_checkpointing)
+        devices = [self.trainee.device] if self.trainee.device.type == "cuda" else []
+        with (
+            torch.random.fork_rng(devices=devices),
+            guard.listening(stop_after_s) as stop,
+            Tracker.opened(self.tracking, self.run, self.processes) as self.tracker,
+        ):
             try:
+                self._resume()
+                training_mode(self.trainee.tuned, self.training)
                 self._remaining_steps(stop)
             finally:
-                self.accelerator.end_training()
+                self.feed.close()
         best_step, best_cider = self.progress.best_step, self.progress.best_cider
         assert best_step is not None and best_cider is not None
         return FitResult(best_step, best_cider, self.progress.step, self.progress.step < self.schedule.steps)
@@ -128,78 +114,95 @@ class _Loop:
     def _remaining_steps(self, stop: guard.StopRequest) -> None:
         with events.progress("training", self.schedule.steps, done=self.progress.step) as bar:
             while not self.progress.finished:
-                note = self._step()
-                bar.advance(note=note)
-                if stop.signal_number is not None:
-                    self._stop(stop.signal_number)
+                bar.advance(note=self._step())
+                self._stop_if_asked(stop)
 
     def _resume(self) -> None:
         folder = self.run.path / runs.CHECKPOINTS
-        path = checkpoint.newest_good(folder)
-        if path is None:
-            self.run.keep_log(lambda row: False)
+        found = checkpoint.newest_good(folder) if self.processes.is_main else None
+        name = self.processes.broadcast(found.name if found else None)
+        if name is None:
+            self._keep_log(before=-1)
             self._validate()
             return
-        self.progress = checkpoint.restore(path, self.parameters, self._adamw(), self.device)
-        self.run.keep_log(lambda row: row["step"] <= self.progress.step)
-        if self.progress.step == self.progress.best_step:
+        self.progress = checkpoint.restore(folder / name, self.stepper.parameters, self.stepper.optimizer)
+        self.stepper.halvings = self.progress.halvings
+        self.window = Window(**self.progress.window)
+        self._keep_log(before=self.progress.step)
+        if self.progress.step == self.progress.best_step and self.processes.is_main:
             # The adapter is written after the checkpoint that knows of it: a kill between the two left the one before.
             self.save_best(self.run.adapter)
         events.say(f"going on after step {self.progress.step} of {self.schedule.steps}")
 
+    def _keep_log(self, *, before: int) -> None:
+        if self.processes.is_main:
+            self.run.keep_log(lambda row: row["step"] <= before)
+
     def _step(self) -> str:
         step = self.progress.step
         rate = optimizer.learning_rate(step, self.schedule.steps, self.training)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        chosen = self.schedule.images_of(step)
-        loss, tokens, norm = self._update(chosen)
-        if not math.isfinite(loss) or not math.isfinite(norm):
-            self._refuse_nonfinite(step, chosen, loss, norm)
-        self.progress = replace(self.progress, step=step + 1)
-        self.window.add(loss, tokens, sum(len(self.images.captions[i]) for i in chosen))
-        if (step + 1) % self.training.log_every_steps == 0 or step + 1 == self.schedule.steps:
-            self._log_steps(rate, norm)
-        last = step + 1 == self.schedule.steps
-        if last or (step + 1) % self.every_steps == 0:
+        self.unchecked.append(self.stepper.update(step, rate))
+        # One step late on a device that works on while this process waits for nothing; the CPU is never behind.
+        self._check(keep=1 if self.trainee.device.type != "cpu" else 0)
+        done = step + 1
+        self.progress = replace(self.progress, step=done)
+        last = done == self.schedule.steps
+        note = ""
+        if last or done % self.training.log_every_steps == 0:
+            note = self._log_steps(rate)
+        if last or done % self.every_steps == 0:
             self._validate()
-        elif (step + 1) % self.training.checkpoint_every_steps == 0:
+        elif done % self.training.checkpoint_every_steps == 0:
             self._save()
-        return f"loss {loss / tokens:.3f}"
+        return note
 
-    def _update(self, chosen: list[int]) -> tuple[float, int, float]:
-        """One update of the weights from the images at `chosen`: summed loss, caption tokens, gradient norm."""
-        size = self.training.images_per_batch
-        batches = [chosen[start : start + size] for start in range(0, len(chosen), size)]
-        tokens = sum(len(ids) for image in chosen for ids in self.images.captions[image])
-        self.optimizer.zero_grad()
-        total = torch.zeros((), device=self.device)
-        for batch in batches:
-            loss = self._loss_of(batch)
-            self.accelerator.backward(loss / tokens)
-            total += loss.detach()
-        norm = self.accelerator.clip_grad_norm_(list(self.parameters.values()), self.training.max_grad_norm)
-        assert norm is not None
-        if torch.isfinite(norm):
-            self.optimizer.step()
-        return float(total), tokens, float(norm)
+    def _check(self, *, keep: int = 0) -> None:
+        """Looks at what all steps but the newest `keep` came to: adds them up, or ends the run when one is not finite.
 
-    def _loss_of(self, batch: list[int]) -> Tensor:
-        text = self.tuned.get_base_model().config.text_config
-        captions = pack(
-            [self.images.captions[image] for image in batch],
-            start_id=text.decoder_start_token_id,
-            pad_id=text.pad_token_id,
+        Such a step has left the weights as they were, whatever is decided here.
+        """
+        while len(self.unchecked) > keep:
+            update = self.unchecked.pop(0)
+            if bool(update.finite):
+                self.last_norm = float(update.norm)
+                self.window.add(float(update.loss), update.tokens, update.captions)
+            elif self.training.on_nonfinite == "skip":
+                self.progress = replace(self.progress, skipped=self.progress.skipped + 1)
+                events.warn(self._nonfinite(update) + " Set aside; the weights are as before it.")
+            else:
+                raise CaptionCrafterError(
+                    f"{self._nonfinite(update)} The last good state is kept in {self.run.path / runs.CHECKPOINTS}; a "
+                    "lower training.learning_rate is the usual cure, --training.on-nonfinite skip sets such steps "
+                    "aside."
+                )
+
+    def _nonfinite(self, update: Update) -> str:
+        images = [self.trainee.images.names[image] for image in self.schedule.images_of(update.step)]
+        named = ", ".join(images[:8]) + (" …" if len(images) > 8 else "")
+        return (
+            f"step {update.step + 1}: the loss is {float(update.loss)} and the gradient norm {float(update.norm)}. "
+            f"Images of this step: {named}."
         )
-        features = self.store.rows([self.images.features[image] for image in batch])
-        return self.loss(features.to(self.device, non_blocking=True), captions.to(self.device))
+
+    def _stop_if_asked(self, stop: guard.StopRequest) -> None:
+        mine = torch.tensor([stop.code, self.stepper.halvings])
+        code, self.stepper.halvings = self.processes.agree(mine).tolist()
+        if not code:
+            return
+        if not self.progress.finished:
+            self._save()
+        raise guard.Stopped(
+            f"stopped after step {self.progress.step} of {self.schedule.steps}; everything is kept in {self.run.path}. "
+            "Give the same command with --resume to go on.",
+            code,
+        )
 
     def _validate(self) -> None:
         started = time.monotonic()
-        _evaluation_mode(self.tuned)
-        with torch.random.fork_rng(devices=self._random_devices()):
-            found = self.validate()
-        _training_mode(self.tuned, self.training.gradient_checkpointing)
+        self._check()
+        evaluation_mode(self.trainee.tuned)
+        found = self.validate()
+        training_mode(self.trainee.tuned, self.training)
         step = self.progress.step
         best = step > 0 and (self.progress.best_cider is None or found.cider > self.progress.best_cider)
         if best:
@@ -212,20 +215,22 @@ class _Loop:
         self.progress = replace(self.progress, finished=step >= self.schedule.steps or out_of_patience)
         if step > 0:
             self._save()
-        if best:
+        if best and self.processes.is_main:
             self.save_best(self.run.adapter)
         self.window.leave_out(time.monotonic() - started)
 
-    def _log_steps(self, rate: float, norm: float) -> None:
+    def _log_steps(self, rate: float) -> str:
+        self._check()
         row = {
             "kind": "step",
             "step": self.progress.step,
             "epoch": self.schedule.epoch_after(self.progress.step),
             **self.window.take(),
             "learning_rate": rate,
-            "grad_norm": norm,
+            "grad_norm": self.last_norm,
         }
         self._log(row)
+        return f"loss {row['loss']:.3f}" if "loss" in row else ""
 
     def _log_validation(self, found: Validation, *, best: bool) -> None:
         step = self.progress.step
@@ -238,6 +243,7 @@ class _Loop:
             "best": best,
             "shuffled_CIDEr": found.shuffled_cider,
             "distinct": found.distinct,
+            "copied": found.copied,
             "mean_length": found.mean_length,
         }
         self._log(row)
@@ -247,62 +253,25 @@ class _Loop:
             f"epoch {epoch:.2f}, step {step}{before}: CIDEr {100 * found.cider:.1f}, "
             f"with images shuffled {100 * found.shuffled_cider:.1f}{mark}"
         )
+        if step > 0:
+            for sign in signs_of_collapse(found):
+                events.warn(f"step {step}: {sign}")
 
     def _log(self, row: dict[str, float | int | str | bool]) -> None:
-        self.run.append_log(row)
-        numbers = {key: value for key, value in row.items() if key not in ("kind", "step", "best")}
-        self.accelerator.log({f"{row['kind']}/{key}": value for key, value in numbers.items()}, step=self.progress.step)
+        if self.processes.is_main:
+            self.run.append_log(row)
+            self.tracker.log(row)
 
     def _save(self) -> None:
-        folder = self.run.path / runs.CHECKPOINTS
-        keep = self.training.keep_checkpoints
-        checkpoint.save(folder, self.progress, self.parameters, self._adamw(), self.device, keep=keep)
-
-    def _stop(self, signal_number: int) -> None:
-        if not self.progress.finished:
-            self._save()
-        raise guard.Stopped(
-            f"stopped after step {self.progress.step} of {self.schedule.steps}; everything is kept in {self.run.path}. "
-            "Give the same command with --resume to go on.",
-            signal_number,
-        )
-
-    def _refuse_nonfinite(self, step: int, chosen: list[int], loss: float, norm: float) -> None:
-        named = ", ".join(self.images.names[image] for image in chosen[:8]) + (" …" if len(chosen) > 8 else "")
-        raise CaptionCrafterError(
-            f"step {step + 1}: the loss is {loss} and the gradient norm {norm}. Images of this step: {named}. "
-            f"The last good state is kept in {self.run.path / runs.CHECKPOINTS}; a lower training.learning_rate is the "
-            "usual cure."
-        )
-
-    def _adamw(self) -> torch.optim.Optimizer:
-        return getattr(self.optimizer, "optimizer", self.optimizer)
-
-    def _random_devices(self) -> list[torch.device]:
-        return [self.device] if self.device.type == "cuda" else []
-
-
-def _accelerator(device: torch.device, tracking: recipe.Tracking, run: runs.Run) -> Accelerator:
-    tracker = None if tracking.tracker == "none" else tracking.tracker
-    accelerator = Accelerator(
-        cpu=device.type == "cpu", mixed_precision="no", log_with=tracker, project_dir=str(run.path)
-    )
-    if tracker is not None:
-        accelerator.init_trackers(tracking.project)
-    return accelerator
-
-
-def _training_mode(tuned: Tuned, gradient_checkpointing: bool) -> None:
-    """The language model trains; the frozen half stays in eval mode, or the Q-Former's dropout would be on."""
-    tuned.eval()
-    language_model = tuned.get_base_model().language_model
-    language_model.train()
-    if gradient_checkpointing:
-        # Renamed in transformers 5.23, which warns of the old name.
-        renamed = getattr(language_model, "activation_checkpointing_enable", None)
-        # Reentrant checkpointing fails over a frozen base: no input of a block requires a gradient.
-        (renamed or language_model.gradient_checkpointing_enable)({"use_reentrant": False})
-
-
-def _evaluation_mode(tuned: Tuned) -> None:
-    tuned.eval()
+        """A checkpoint of where the run stands, unless what led here turns out not to be finite."""
+        self._check()
+        self.progress = replace(self.progress, window=self.window.to_json(), halvings=self.stepper.halvings)
+        if self.processes.is_main:
+            checkpoint.save(
+                self.run.path / runs.CHECKPOINTS,
+                self.progress,
+                self.stepper.parameters,
+                self.stepper.optimizer,
+                keep=self.training.keep_checkpoints,
+            )
+        self.processes.barrier()

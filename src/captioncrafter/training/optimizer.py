@@ -1,21 +1,22 @@
-"""AdamW on the LoRA weights, and the learning rate as a function of the step."""
+"""AdamW on the weights that train, and the learning rate as a function of the step."""
 
 import math
 from collections.abc import Iterable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from captioncrafter import recipe
 
 
 def adamw(parameters: Iterable[nn.Parameter], training: recipe.Training) -> torch.optim.AdamW:
-    """AdamW (Loshchilov and Hutter, 2019) with decoupled weight decay on all of `parameters`."""
+    """AdamW (Loshchilov and Hutter, 2019) with decoupled weight decay on all of `parameters`, as one fused kernel."""
     return torch.optim.AdamW(
         list(parameters),
         lr=training.learning_rate,
         betas=(training.beta1, training.beta2),
         weight_decay=training.weight_decay,
+        fused=True,
     )
 
 
@@ -26,3 +27,22 @@ def learning_rate(step: int, steps: int, training: recipe.Training) -> float:
         return training.learning_rate * (step + 1) / (warmup_steps + 1)
     done = (step - warmup_steps) / max(1, steps - warmup_steps)
     return training.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def clipped(parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:
+    """Scales the gradients to a total norm of at most `max_norm`; gives the norm they had. Waits for no device."""
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    norm = nn.utils.get_total_norm(gradients)
+    torch._foreach_mul_(gradients, (max_norm / (norm + 1e-6)).clamp(max=1.0))
+    return norm
+
+
+def update_if(optimizer: torch.optim.Optimizer, finite: Tensor) -> None:
+    """One step of the optimizer where `finite` is true, else none at all; decided on the device, without waiting.
+
+    Fused optimizers leave weights, moments and step count alone where `found_inf` is 1 (torch.optim, the protocol of
+    torch.amp.GradScaler).
+    """
+    optimizer.found_inf = (~finite).to(torch.float32)  # pyright: ignore[reportAttributeAccessIssue]
+    optimizer.grad_scale = None  # pyright: ignore[reportAttributeAccessIssue]
+    optimizer.step()

@@ -1,34 +1,45 @@
 """What the steps since the last row of the log had in common: their loss and their speed."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass
 class Window:
-    """Loss and speed since the last row of the log."""
+    """Loss and speed since the last row of the log.
+
+    The losses are added up in the order of their steps, so that the sum is the same whenever it is looked at.
+    """
 
     loss: float = 0.0
     tokens: int = 0
     captions: int = 0
-    started: float = 0.0
+    started: float = field(default_factory=time.monotonic)
+    timed_captions: int = 0
 
     def add(self, loss: float, tokens: int, captions: int) -> None:
         """One more step: its summed loss in nats over so many tokens of so many captions."""
         self.loss += loss
         self.tokens += tokens
         self.captions += captions
+        self.timed_captions += captions
 
     def leave_out(self, seconds: float) -> None:
         """Time that went into other things than steps."""
-        if self.started:
-            self.started += seconds
+        self.started += seconds
 
     def take(self) -> dict[str, float]:
-        """Mean loss in nats per token and captions a second since the last call."""
+        """Mean loss in nats per token and captions a second since the last call; no loss when every step was skipped.
+
+        Speed is of this process's own time: after a resume, of the steps since.
+        """
         now = time.monotonic()
-        row = {"loss": self.loss / self.tokens}
-        if self.started:
-            row["captions_per_s"] = self.captions / (now - self.started)
-        self.loss, self.tokens, self.captions, self.started = 0.0, 0, 0, now
+        row = {"loss": self.loss / self.tokens} if self.tokens else {}
+        row["captions_per_s"] = self.timed_captions / max(now - self.started, 1e-9)
+        self.loss, self.tokens, self.captions, self.timed_captions, self.started = 0.0, 0, 0, 0, now
         return row
+
+    def to_json(self) -> dict[str, Any]:
+        """The sums, for a checkpoint."""
+        return {"loss": self.loss, "tokens": self.tokens, "captions": self.captions}

@@ -1,0 +1,76 @@
+"""Batches made ready beside the device: while one step computes, the tensors of the next are put together."""
+
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from captioncrafter.model.captioning import PackedCaptions
+from captioncrafter.model.prompts import Prompts, stacked
+from captioncrafter.training.batches import Schedule, TrainingImages
+from captioncrafter.training.packing import pack
+
+
+class FeatureSource(Protocol):
+    """Gives what the model starts from: stored features, or pixels where nothing is stored."""
+
+    def __call__(self, images: Sequence[int], *, step: int) -> Tensor:
+        """One row for each image, by its position in the training images; `step` may vary what it looks like."""
+        ...
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images that are computed at once; `first` is where in its step the first of them stands."""
+
+    first: int
+    features: Tensor
+    prompts: Prompts
+    captions: PackedCaptions
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same batch on `device`."""
+        features = self.features.to(device, non_blocking=True)
+        return Batch(self.first, features, self.prompts.to(device), self.captions.to(device))
+
+
+class Feed:
+    """The batches of any step; those of the step after it are begun at once, in a thread."""
+
+    def __init__(
+        self, images: TrainingImages, schedule: Schedule, source: FeatureSource, config: Any, *, pinned: bool
+    ) -> None:
+        self.images, self.schedule, self.source, self.config, self.pinned = images, schedule, source, config, pinned
+        self._pool = ThreadPoolExecutor(max_workers=1)
+        self._ahead: dict[tuple[int, int, int, int], Future[list[Batch]]] = {}
+
+    def batches(self, step: int, size: int, *, rank: int = 0, world: int = 1) -> list[Batch]:
+        """The step's images, `size` at once; of these batches every `world`-th, from number `rank` on."""
+        ready = self._ahead.pop((step, size, rank, world), None)
+        self._ahead.clear()
+        batches = ready.result() if ready else self._made(step, size, rank, world)
+        if step + 1 < self.schedule.steps:
+            following = (step + 1, size, rank, world)
+            self._ahead[following] = self._pool.submit(self._made, *following)
+        return batches
+
+    def close(self) -> None:
+        """Ends the thread."""
+        self._pool.shutdown(cancel_futures=True)
+
+    def _made(self, step: int, size: int, rank: int, world: int) -> list[Batch]:
+        chosen = self.schedule.images_of(step)
+        starts = list(range(0, len(chosen), size))[rank::world]
+        return [self._batch(step, start, chosen[start : start + size]) for start in starts]
+
+    def _batch(self, step: int, first: int, chosen: Sequence[int]) -> Batch:
+        pad_id = self.config.text_config.pad_token_id
+        prompts = stacked([self.images.prompts[image] for image in chosen], pad_id=pad_id)
+        captions = pack([self.images.captions[image] for image in chosen], self.config, prompts)
+        features = self.source(chosen, step=step)
+        if self.pinned:
+            features, captions = features.pin_memory(), captions.pinned()
+        return Batch(first, features, prompts, captions)

@@ -1,0 +1,127 @@
+"""One update of the weights: batches forward and backward, gradients summed over processes, clipped, applied.
+
+Its result does not depend on how the step is divided: dropout is drawn from the seed, the step and the batch's place in
+it, every batch's loss is a sum, and the sum is divided by the caption tokens of the whole step. Nothing here waits for
+the device unless it runs out of memory.
+"""
+
+import gc
+import hashlib
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from captioncrafter import events, recipe
+from captioncrafter.errors import CaptionCrafterError
+from captioncrafter.model import lora
+from captioncrafter.model.captioning import caption_loss
+from captioncrafter.model.cut import Cut
+from captioncrafter.model.prefix import context_of
+from captioncrafter.model.stock import Tuned
+from captioncrafter.training import optimizer
+from captioncrafter.training.feed import Batch, Feed
+from captioncrafter.training.processes import Processes
+
+
+@dataclass(frozen=True)
+class Update:
+    """What one step came to, still on the device: summed loss in nats, gradient norm, whether both are finite."""
+
+    step: int
+    loss: Tensor
+    norm: Tensor
+    finite: Tensor
+    tokens: int
+    captions: int
+
+
+class Stepper:
+    """Owns the optimizer and how many images are computed at once."""
+
+    def __init__(
+        self, tuned: Tuned, cut: Cut, feed: Feed, options: recipe.Recipe, device: torch.device, processes: Processes
+    ) -> None:
+        self.tuned, self.cut, self.feed, self.device, self.processes = tuned, cut, feed, device, processes
+        self.training, self.seed = options.training, options.seed
+        self.parameters = lora.trainable(tuned)
+        self.optimizer = optimizer.adamw(self.parameters.values(), self.training)
+        self.halvings = 0
+
+    @property
+    def images_per_batch(self) -> int:
+        """Images computed at once: the recipe's, halved as often as memory ran out."""
+        return max(1, self.training.images_per_batch >> self.halvings)
+
+    def update(self, step: int, rate: float) -> Update:
+        """Step number `step` (from 0) at learning rate `rate`; the weights stay as they are where it is not finite."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        chosen = self.feed.schedule.images_of(step)
+        tokens = sum(self.feed.schedule.lengths[image] for image in chosen)
+        loss = self._gradients(step, tokens)
+        loss = self.processes.sum_gradients(self.parameters.values(), loss)
+        norm = optimizer.clipped(self.parameters.values(), self.training.max_grad_norm)
+        finite = norm.isfinite() & loss.isfinite()
+        optimizer.update_if(self.optimizer, finite)
+        captions = sum(len(self.feed.images.captions[image]) for image in chosen)
+        return Update(step, loss, norm, finite, tokens, captions)
+
+    def _gradients(self, step: int, tokens: int) -> Tensor:
+        """This process's part of the step's summed loss, its gradients accumulated; again in halves if memory ends."""
+        while True:
+            try:
+                return self._accumulated(step, tokens)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                refused = str(error).splitlines()[0] if str(error) else type(error).__name__
+            # Outside of the handler, whose traceback would hold on to the tensors of the failed batch.
+            self._halve(step, refused)
+
+    def _accumulated(self, step: int, tokens: int) -> Tensor:
+        self.optimizer.zero_grad()
+        total = torch.zeros((), device=self.device)
+        processes = self.processes
+        for batch in self.feed.batches(step, self.images_per_batch, rank=processes.rank, world=processes.world):
+            torch.manual_seed(_dropout_seed(self.seed, step, batch.first))
+            loss = self.loss_of(batch.to(self.device))
+            (loss / tokens).backward()
+            total += loss.detach()
+        return total
+
+    def loss_of(self, batch: Batch) -> Tensor:
+        """The summed loss of one batch on the device, in nats."""
+        model = self.tuned.get_base_model()
+        context = context_of(model, batch.features, self.cut, batch.prompts)
+        return caption_loss(model, context, batch.captions, label_smoothing=self.training.label_smoothing)
+
+    def _halve(self, step: int, refused: str) -> None:
+        before = self.images_per_batch
+        if before == 1:
+            raise CaptionCrafterError(
+                f"step {step + 1}: out of memory with one image at once ({refused}). What helps: "
+                "training.gradient_checkpointing = true, lora.preset = fast, model.precision = int8 or nf4, fewer "
+                "captions an image (data.captions_per_image)."
+            )
+        self.halvings += 1
+        self.optimizer.zero_grad()
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        events.warn(
+            f"step {step + 1}: out of memory with {before} images at once; from here on {self.images_per_batch}, the "
+            "same images a step and the same loss. training.images_per_batch is what to lower next time."
+        )
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a device or the system had no memory left; torch says it on the CPU in words only."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+
+
+def _dropout_seed(seed: int, step: int, first: int) -> int:
+    # Hashed: neighbouring numbers must not share draws, and the CPU's generator reads the lower 32 bits only.
+    return int.from_bytes(hashlib.sha256(f"{seed} {step} {first}".encode()).digest()[:4], "big")
