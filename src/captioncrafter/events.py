@@ -41,9 +41,8 @@ def warn(message: str) -> None:
 
 
 def fail(message: str) -> None:
-    """The one message that says why the command ended; that of another process than the main one says whose it is."""
-    whose = "" if is_main_process() else f"process {os.environ['RANK']}: "
-    _print(f"error: {whose}{message}", style="red")
+    """The one message that says why the command ended."""
+    _print(f"error: {message}", style="red")
 
 
 def _print(message: str, style: str | None = None) -> None:

@@ -1,10 +1,14 @@
 """A checkpoint holds all that going on needs, and one that is not whole is passed over."""
 
+import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+import xxhash
 from torch import nn
 
 from captioncrafter.errors import DataError
@@ -12,29 +16,48 @@ from captioncrafter.training import checkpoint
 from captioncrafter.training.checkpoint import Progress
 from tiny import flip_byte
 
-CPU = torch.device("cpu")
-FILES = ("weights.safetensors", "optimizer.safetensors", "random.safetensors", "state.json")
+FILES = ("weights.safetensors", "optimizer.safetensors", "state.json")
+FULL_DISK = """
+import resource, signal, sys
+from pathlib import Path
+from torch import nn, optim
+from captioncrafter.training import checkpoint
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+layer = nn.Linear(300, 300)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+try:
+    checkpoint.save(Path(sys.argv[1]), checkpoint.Progress(2), dict(layer.named_parameters()),
+        optim.AdamW(layer.parameters()), keep=1)
+except OSError as error:
+    print(error)
+"""
 
 
 class Little:
-    """A layer that trains under dropout, so that weights, moments and random state all matter."""
+    """A layer that trains on what is a function of the step, as the loop does; weights and moments matter."""
 
-    def __init__(self, *, width: int = 4) -> None:
+    def __init__(self, *, width: int = 4, fused: bool = False) -> None:
         self.layer = nn.Linear(width, 3)
         self.parameters = dict(self.layer.named_parameters())
-        self.optimizer = torch.optim.AdamW(self.parameters.values(), lr=0.1)
+        self.optimizer = torch.optim.AdamW(self.parameters.values(), lr=0.1, fused=fused)
+        self.step = 0
 
     def train(self, steps: int) -> None:
         for _ in range(steps):
             self.optimizer.zero_grad()
+            torch.manual_seed(self.step)
             nn.functional.dropout(self.layer(torch.randn(2, 4)), 0.5).square().sum().backward()
             self.optimizer.step()
+            self.step += 1
 
-    def save(self, folder: Path, step: int, *, keep: int = 2) -> Path:
-        return checkpoint.save(folder, Progress(step), self.parameters, self.optimizer, CPU, keep=keep)
+    def save(self, folder: Path, step: int, *, keep: int = 2, best_step: int | None = None) -> Path:
+        progress = Progress(step, best_step=best_step)
+        return checkpoint.save(folder, progress, self.parameters, self.optimizer, keep=keep)
 
     def restore(self, path: Path) -> Progress:
-        return checkpoint.restore(path, self.parameters, self.optimizer, CPU)
+        progress = checkpoint.restore(path, self.parameters, self.optimizer)
+        self.step = progress.step
+        return progress
 
 
 @pytest.fixture(autouse=True)
@@ -48,13 +71,14 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_what_is_restored_goes_on_bit_for_bit(tmp_path: Path):
-    first = Little()
+@pytest.mark.parametrize("fused", [True, False])
+def test_what_is_restored_goes_on_bit_for_bit(tmp_path: Path, fused: bool):
+    first = Little(fused=fused)
     first.train(3)
     path = first.save(tmp_path, 3)
     first.train(4)
 
-    second = Little()
+    second = Little(fused=fused)
     second.train(1)
     second.restore(path)
     second.train(4)
@@ -62,8 +86,9 @@ def test_what_is_restored_goes_on_bit_for_bit(tmp_path: Path):
     assert all(torch.equal(second.parameters[name], tensor) for name, tensor in first.parameters.items())
 
 
-def test_the_optimizers_state_comes_back_bit_for_bit(tmp_path: Path):
-    first, second = Little(), Little()
+@pytest.mark.parametrize("fused", [True, False])
+def test_the_optimizers_state_comes_back_bit_for_bit_and_in_its_place(tmp_path: Path, fused: bool):
+    first, second = Little(fused=fused), Little(fused=fused)
     first.train(3)
 
     second.restore(first.save(tmp_path, 3))
@@ -72,22 +97,52 @@ def test_the_optimizers_state_comes_back_bit_for_bit(tmp_path: Path):
         saved, restored = first.optimizer.state[parameter], second.optimizer.state[second.parameters[name]]
         assert saved.keys() == restored.keys() == {"step", "exp_avg", "exp_avg_sq"}
         assert all(torch.equal(restored[key], value) for key, value in saved.items())
+        assert all(restored[key].device == value.device for key, value in saved.items())
+        assert all(restored[key].dtype == value.dtype for key, value in saved.items())
 
 
-def test_the_random_state_comes_back(tmp_path: Path):
-    little = Little()
-    path = little.save(tmp_path, 1)
-    expected = torch.rand(5)
+@pytest.mark.parametrize(("fused", "place"), [(True, "meta"), (False, "cpu")])
+def test_the_step_count_lies_beside_the_weights_for_a_fused_optimizer_only(tmp_path: Path, fused: bool, place: str):
+    trained = Little()
+    trained.train(1)
+    path = trained.save(tmp_path, 1)
+    elsewhere = Little()
+    elsewhere.layer.to("meta")
+    elsewhere.parameters = dict(elsewhere.layer.named_parameters())
+    elsewhere.optimizer = torch.optim.AdamW(elsewhere.parameters.values())
+    elsewhere.optimizer.param_groups[0]["fused"] = fused
 
-    little.restore(path)
+    elsewhere.restore(path)
 
-    assert torch.equal(torch.rand(5), expected)
+    state = elsewhere.optimizer.state[elsewhere.parameters["weight"]]
+    assert (state["step"].device.type, state["exp_avg"].device.type) == (place, "meta")
+
+
+def test_a_weight_that_never_had_a_gradient_starts_afresh(tmp_path: Path):
+    little, again = Little(), Little()
+    little.layer.bias.requires_grad_(False)
+    little.train(1)
+
+    again.restore(little.save(tmp_path, 1))
+    again.train(1)
+
+    assert again.optimizer.state[again.layer.bias]["step"] == 1
+    assert again.optimizer.state[again.layer.weight]["step"] == 2
 
 
 def test_progress_comes_back(tmp_path: Path):
     little = Little()
-    progress = Progress(7, best_cider=0.1 + 0.2, best_step=5, validations_without_gain=1, finished=True)
-    path = checkpoint.save(tmp_path, progress, little.parameters, little.optimizer, CPU, keep=1)
+    progress = Progress(
+        7,
+        best_cider=0.1 + 0.2,
+        best_step=5,
+        validations_without_gain=1,
+        finished=True,
+        window={"loss": 1e-7 + 1234.5, "tokens": 371, "captions": 40},
+        halvings=2,
+        skipped=3,
+    )
+    path = checkpoint.save(tmp_path, progress, little.parameters, little.optimizer, keep=1)
 
     assert little.restore(path) == progress
 
@@ -167,6 +222,66 @@ def test_the_newest_few_are_kept(tmp_path: Path):
         little.save(tmp_path, step, keep=2)
 
     assert names(tmp_path) == ["step-000004", "step-000005"]
+
+
+def test_the_best_is_kept_however_old(tmp_path: Path):
+    little = Little()
+    for step in range(1, 6):
+        little.save(tmp_path, step, keep=2, best_step=2 if step >= 2 else None)
+
+    assert names(tmp_path) == ["step-000002", "step-000004", "step-000005"]
+
+
+def test_the_best_of_before_goes_once_another_is_better(tmp_path: Path):
+    little = Little()
+    for step, best_step in ((1, 1), (2, 1), (3, 3), (4, 3)):
+        little.save(tmp_path, step, keep=1, best_step=best_step)
+
+    assert names(tmp_path) == ["step-000003", "step-000004"]
+
+
+def test_the_best_whole_one_is_found(tmp_path: Path):
+    little = Little()
+    best = little.save(tmp_path, 1, best_step=1)
+    newest = little.save(tmp_path, 2, best_step=1)
+
+    found = checkpoint.best_good(tmp_path)
+    (best / "weights.safetensors").unlink()
+    found_without = checkpoint.best_good(tmp_path)
+
+    assert (found, found_without) == (best, newest)
+
+
+def test_a_stranger_in_the_folder_changes_nothing(tmp_path: Path):
+    little = Little()
+    path = little.save(tmp_path, 1)
+    (path / ".DS_Store").write_bytes(b"a file manager's")
+    (tmp_path / "step-by-step.txt").write_text("somebody's notes")
+
+    assert checkpoint.newest_good(tmp_path) == path
+    assert little.restore(path) == Progress(1)
+    assert little.save(tmp_path, 2, keep=1).is_dir()
+
+
+def test_one_that_another_version_made_is_passed_over_and_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    path = Little().save(tmp_path, 1)
+    state = json.loads((path / "state.json").read_text())
+    facts = {"progress": state["progress"], "hashes": state["hashes"] | {"random.safetensors": "0"}}
+    text = json.dumps(facts, sort_keys=True).encode()
+    (path / "state.json").write_text(json.dumps(facts | {"check": xxhash.xxh3_128_hexdigest(text)}))
+
+    assert checkpoint.newest_good(tmp_path) is None
+    assert "another version made it, of optimizer.safetensors, random.safetensors" in capsys.readouterr().err
+
+
+def test_a_disk_that_is_full_leaves_the_checkpoint_of_before(tmp_path: Path):
+    before = Little().save(tmp_path, 1)
+
+    done = subprocess.run([sys.executable, "-c", FULL_DISK, tmp_path], capture_output=True, text=True, check=True)
+
+    assert f"{tmp_path}: the checkpoint was not written" in done.stdout
+    assert names(tmp_path) == [before.name]
+    assert checkpoint.newest_good(tmp_path) == before
 
 
 def test_saving_behind_a_damaged_one_keeps_what_was_saved(tmp_path: Path):

@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+import time
 
 import pytest
 
@@ -53,5 +54,51 @@ def test_another_thread_than_the_main_one_listens_to_nothing_and_works():
     assert noted == [None]
 
 
-def test_stopped_ends_as_shells_expect():
-    assert guard.Stopped("stopped", signal.SIGTERM).exit_code == 143
+def test_used_up_time_asks_to_stop():
+    with guard.listening(stop_after_s=0.02) as request:
+        before = request.code
+        time.sleep(0.03)
+
+        assert (before, request.code) == (guard.GO_ON, guard.OUT_OF_TIME)
+
+
+def test_without_a_time_budget_only_a_signal_asks_to_stop():
+    with guard.listening() as request:
+        assert request.code == guard.GO_ON
+        os.kill(os.getpid(), signal.SIGTERM)
+
+        assert request.code == signal.SIGTERM
+
+
+def test_a_signal_counts_for_more_than_used_up_time():
+    with guard.listening(stop_after_s=0.0) as request:
+        os.kill(os.getpid(), signal.SIGINT)
+
+        assert request.code == signal.SIGINT
+
+
+def test_of_several_processes_codes_the_greatest_is_a_signals():
+    assert guard.GO_ON < guard.OUT_OF_TIME < min(signal.SIGINT, signal.SIGTERM)
+
+
+def test_used_up_time_is_not_a_second_signal():
+    with guard.listening(stop_after_s=0.0) as request:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    assert request.signal_number == signal.SIGTERM
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_stopped_by_a_signal_ends_as_shells_expect(number: signal.Signals, status: int):
+    assert guard.Stopped("stopped", number).exit_code == status
+
+
+def test_stopped_for_want_of_time_is_no_failure():
+    assert guard.Stopped("stopped", guard.OUT_OF_TIME).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("code", "said"), [(guard.OUT_OF_TIME, "its time is used up"), (signal.SIGTERM, "SIGTERM came")]
+)
+def test_why_it_stopped_is_said(code: int, said: str):
+    assert guard.reason(code) == said

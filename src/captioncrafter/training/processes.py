@@ -178,7 +178,7 @@ def _join(device: torch.device) -> Processes:
 def _make_group(own: torch.device) -> None:
     store, rank, world = next(rendezvous("env://", timeout=PATIENCE))
     # torchrun's store outlives a group: a second one under the same name finds the first one's addresses (torch 2.13).
-    store = dist.PrefixStore(f"captioncrafter-{next(_GROUPS)}", store)
+    store = dist.PrefixStore(f"captioncrafter-{next(_GROUPS)}", store)  # pyright: ignore[reportPrivateImportUsage]
     backend, bound_to = ("nccl", own) if own.type == "cuda" else ("gloo", None)
     dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=PATIENCE, device_id=bound_to)
 
