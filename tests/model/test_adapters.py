@@ -212,6 +212,23 @@ def test_what_trains_is_float32_over_a_bfloat16_base_and_starts_as_the_base(tiny
     assert spread < 0.03
 
 
+def test_dora_over_a_bfloat16_base_starts_as_the_base_to_the_last_bit(tiny_checkpoint: Path):
+    model = load_tiny(tiny_checkpoint, dtype=torch.bfloat16)[2]
+    before = logits(model)
+
+    tuned = lora.attach(model, settings(preset="quality", use_dora=True), seed=0).eval()
+
+    assert torch.equal(logits(tuned), before)
+
+
+def test_merging_brings_the_trained_projection_to_the_precision_of_the_base(tiny_checkpoint: Path):
+    model = load_tiny(tiny_checkpoint, dtype=torch.bfloat16)[2]
+
+    merged = lora.merge(lora.attach(model, settings(preset="full-bridge"), seed=0))
+
+    assert {parameter.dtype for parameter in merged.parameters()} == {torch.bfloat16}
+
+
 def test_the_trained_projection_is_a_float32_copy_over_a_frozen_base(tiny_checkpoint: Path):
     model = load_tiny(tiny_checkpoint, dtype=torch.bfloat16)[2]
 
