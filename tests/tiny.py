@@ -172,9 +172,11 @@ def tiny_recipe(checkpoint: Path, dataset: Path, **changes: dict[str, object]) -
 def load_tiny(folder: Path, *, dtype: torch.dtype = torch.float32):
     """The checkpoint in `folder` with its processor and model, on the CPU."""
     from captioncrafter.model import checkpoint
+    from captioncrafter.model.hardware import Arithmetic
+    from captioncrafter.model.loading import load_model
 
     found = checkpoint.find(str(folder))
-    model = checkpoint.load_model(found, dtype=dtype, device=torch.device("cpu"))
+    model = load_model(found, arithmetic=Arithmetic(dtype), device=torch.device("cpu"))
     return found, checkpoint.load_processor(found), model
 
 

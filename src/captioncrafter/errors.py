@@ -12,6 +12,8 @@ class CaptionCrafterError(Exception):
     """Something failed while working: exit status 1."""
 
     exit_code = 1
+    of_all_processes = False
+    """Whether every process of a run ends by it, so that one of them says it for all."""
 
 
 class InputError(CaptionCrafterError):

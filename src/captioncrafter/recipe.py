@@ -10,11 +10,11 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from captioncrafter.errors import InputError, RecipeError, closest
 
-Precision = Literal["auto", "bf16", "fp32"]
+Precision = Literal["auto", "bf16", "fp32", "int8", "nf4"]
 
 Part = Literal["language_model", "language_model.encoder", "language_model.decoder", "qformer", "vision_model"]
 
@@ -40,14 +40,24 @@ class Model(Section):
     )
     precision: Precision = Field(
         default="auto",
-        description="Arithmetic of the frozen weights; auto is bf16 where the hardware has it, else fp32. "
-        "LoRA weights and optimizer are always fp32.",
+        description="Arithmetic of the frozen weights; auto is bf16 where the hardware has it, else fp32. int8 and nf4 "
+        "hold the language model in 8 and 4 bits (extra: quant). LoRA weights and optimizer are always fp32.",
     )
     device: str = Field(default="auto", description="auto (the accelerator, else the CPU), cpu, cuda, cuda:1, mps.")
     prompt: str = Field(
         default="a photo of",
         description="Text the language model reads after the image, in training and in captioning alike.",
     )
+
+    @field_validator("precision", mode="before")
+    @classmethod
+    def _no_fp16(cls, value: object) -> object:
+        if value in ("fp16", "float16"):
+            raise ValueError(
+                "T5 overflows in float16 (NaN from its first feed-forward, transformers#9295): take bf16, or fp32 "
+                "where the hardware has no bf16"
+            )
+        return value
 
 
 class Scenes(Section):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from captioncrafter.errors import InputError
-from captioncrafter.model.hardware import device_for, dtype_for
+from captioncrafter.model.hardware import Arithmetic, arithmetic_for, device_for
 
 CPU = torch.device("cpu")
 
@@ -24,12 +24,15 @@ def test_a_device_that_is_not_there_is_refused_with_the_way_out(name: str):
 
 
 def test_a_named_precision_is_taken():
-    assert (dtype_for("fp32", CPU), dtype_for("bf16", CPU)) == (torch.float32, torch.bfloat16)
+    assert (arithmetic_for("fp32", CPU), arithmetic_for("bf16", CPU)) == (
+        Arithmetic(torch.float32),
+        Arithmetic(torch.bfloat16),
+    )
 
 
 def test_auto_is_never_float16():
-    assert dtype_for("auto", CPU) in (torch.float32, torch.bfloat16)
+    assert arithmetic_for("auto", CPU) in (Arithmetic(torch.float32), Arithmetic(torch.bfloat16))
 
 
 def test_auto_is_float32_where_bfloat16_is_not_computed_in():
-    assert dtype_for("auto", torch.device("meta")) == torch.float32
+    assert arithmetic_for("auto", torch.device("meta")) == Arithmetic(torch.float32)

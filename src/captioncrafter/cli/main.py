@@ -50,7 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if debug:
             traceback.print_exc()
         status = error.exit_code
-        (events.fail if status else events.say)(str(error))
+        if not error.of_all_processes or events.is_main_process():
+            (events.fail if status else events.say)(str(error))
     except KeyboardInterrupt:
         events.fail("interrupted")
         status = 130

@@ -18,6 +18,7 @@ from captioncrafter.generation.decode import decode, overridden
 from captioncrafter.generation.origin import CAPTIONING, Origin
 from captioncrafter.model import checkpoint, hardware, lora
 from captioncrafter.model.cut import Cut
+from captioncrafter.model.loading import load_model
 from captioncrafter.model.prefix import context_of
 from captioncrafter.model.prompts import Prompt, encode_prompt, stacked
 from captioncrafter.model.stock import Blip2, Processor, Tuned
@@ -69,9 +70,9 @@ class Captioner:
         found = checkpoint.find(origin.base, origin.revision)
         _check_base(found, origin)
         where = hardware.device_for(device)
-        dtype = hardware.dtype_for(origin.precision, where)
+        arithmetic = hardware.arithmetic_for(origin.precision, where)
         processor = checkpoint.load_processor(found)
-        model = checkpoint.load_model(found, dtype=dtype, device=where)
+        model = load_model(found, arithmetic=arithmetic, device=where)
         tuned = None
         merged = merge and origin.adapter is not None
         if origin.adapter is not None:

@@ -1,7 +1,6 @@
-"""Finds and loads a BLIP-2 checkpoint as Hugging Face ships it: a hub name, a folder or a bundled name.
+"""Finds a BLIP-2 checkpoint as Hugging Face ships it: a hub name, a folder or a bundled name; reads its small files.
 
-The loaded model is transformers' `Blip2ForConditionalGeneration`, unmodified, frozen and in eval mode. Safetensors
-only; nothing that a checkpoint brings is ever executed.
+Its weights are `loading`'s. Safetensors only; nothing that a checkpoint brings is ever executed.
 """
 
 import logging
@@ -12,17 +11,13 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from captioncrafter import events, runs
 from captioncrafter.errors import CheckpointError, closest
 from captioncrafter.model import weights
-from captioncrafter.model.stock import Blip2, Processor
+from captioncrafter.model.stock import Processor
 
 IMAGE_TOKEN = "<image>"
 _HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt"]
-_HEAD = "language_model.lm_head.weight"
-_EMBEDDING = "language_model.shared.weight"
 
 
 @dataclass(frozen=True)
@@ -129,9 +124,9 @@ def load_processor(checkpoint: Checkpoint) -> Processor:
     """
     from transformers import Blip2Processor
 
-    config = _load_config(checkpoint)
+    config = load_config(checkpoint)
     try:
-        with _quiet_transformers():
+        with quiet_transformers():
             processor = Blip2Processor.from_pretrained(checkpoint.folder)
     except (OSError, ValueError) as error:
         raise CheckpointError(
@@ -156,90 +151,13 @@ def image_token_id(processor: Processor) -> int:
     return int(processor.tokenizer.convert_tokens_to_ids(IMAGE_TOKEN))
 
 
-def load_model(checkpoint: Checkpoint, *, dtype: torch.dtype, device: torch.device) -> Blip2:
-    """The whole model, frozen and in eval mode.
-
-    Raises `CheckpointError` when a weight is missing, of another shape or damaged, when the output head is not the
-    checkpoint's, or when the language model is not an encoder-decoder.
-    """
-    from safetensors import SafetensorError
-    from transformers import Blip2ForConditionalGeneration
-
-    stored = weights.stored_tensors(checkpoint.folder)
-    config = _load_config(checkpoint)
-    if config.image_token_index is None:
-        # An old copy (transformers#34223): without the id, the stock forward cannot tell where the image goes.
-        config.image_token_index = image_token_id(load_processor(checkpoint))
-        events.say(
-            f"{checkpoint.name}: an old copy whose configuration has no image_token_index; using the processor's."
-        )
-    if config.use_decoder_only_language_model:
-        raise CheckpointError(
-            f"{checkpoint.name}: its language model ({config.text_config.model_type}) is decoder-only; CaptionCrafter "
-            "tunes encoder-decoder ones (flan-T5), for example Salesforce/blip2-flan-t5-xl."
-        )
-    try:
-        with _quiet_transformers():
-            loaded: Any = Blip2ForConditionalGeneration.from_pretrained(
-                checkpoint.folder,
-                config=config,
-                dtype=dtype,
-                use_safetensors=True,
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,  # reported below, by name
-            )
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{checkpoint.name}: its weights cannot be read ({error}). Fetch them again.") from error
-    model, report = loaded
-    mismatched = (f"{name} {tuple(found)} for {tuple(wanted)}" for name, found, wanted in report["mismatched_keys"])
-    missing = sorted({*report["missing_keys"], *mismatched, *_tied_for_lack_of(config, stored)})
-    if missing:
-        raise CheckpointError(
-            f"{checkpoint.name}: {len(missing)} weights are missing or of another shape, {missing[0]} first: "
-            "the checkpoint does not fit its config.json."
-        )
-    check_head(model, stored, checkpoint.name)
-    return model.to(device).eval().requires_grad_(False)
-
-
-def _tied_for_lack_of(config: Any, stored: dict[str, weights.StoredTensor]) -> list[str]:
-    """Names of the head and embedding where a weight of its own is missing, which transformers fills with the other.
-
-    transformers 5 ties both whatever the checkpoint says, and keeps what it said as `scale_decoder_outputs`.
-    """
-    if getattr(config.text_config, "scale_decoder_outputs", True):
-        return []
-    return [name for name in (_HEAD, _EMBEDDING) if name not in stored]
-
-
-def check_head(model: Blip2, stored: dict[str, weights.StoredTensor], name: str) -> None:
-    """Raises `CheckpointError` when the checkpoint has an output head of its own and the model does not use it.
-
-    flan-T5's head differs from its embedding, yet transformers 5 sets `tie_word_embeddings` and can tie them in
-    silence: fluent training, garbage captions.
-    """
-    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
-    if _HEAD not in stored or _EMBEDDING not in stored:
-        return
-    if head.weight.data_ptr() == embedding.weight.data_ptr():
-        raise CheckpointError(f"{name}: the output head was tied to the embedding, but the checkpoint has its own.")
-    if not torch.equal(head.weight.detach(), _read(stored[_HEAD]).to(head.weight)):
-        raise CheckpointError(f"{name}: the output head in memory is not the checkpoint's {_HEAD}.")
-
-
-def _read(tensor: weights.StoredTensor) -> torch.Tensor:
-    from safetensors import safe_open
-
-    with safe_open(tensor.file, framework="pt") as file:
-        return file.get_tensor(tensor.name)
-
-
-def _load_config(checkpoint: Checkpoint) -> Any:
+def load_config(checkpoint: Checkpoint) -> Any:
+    """The checkpoint's `Blip2Config`; raises `CheckpointError` when it cannot be used."""
     from huggingface_hub.errors import StrictDataclassError
     from transformers import Blip2Config
 
     try:
-        with _quiet_transformers():
+        with quiet_transformers():
             config = Blip2Config.from_pretrained(checkpoint.folder)
     except (OSError, ValueError, TypeError, StrictDataclassError) as error:
         raise CheckpointError(f"{checkpoint.folder / 'config.json'}: not usable ({error}). Fetch it again.") from error
@@ -252,7 +170,8 @@ def _first_line(error: Exception) -> str:
 
 
 @contextmanager
-def _quiet_transformers() -> Iterator[None]:
+def quiet_transformers() -> Iterator[None]:
+    """Within, transformers neither warns nor draws bars."""
     # Loading a checkpoint with a head of its own warns that it is not tied, each time: `check_head` settles that.
     loggers = [logging.getLogger(name) for name in ("transformers", "transformers.modeling_utils")]
     levels = [logger.level for logger in loggers]

@@ -69,8 +69,8 @@ class _InPieces(torch.autograd.Function):
                 loss = cost(piece, targets[start : start + rows])
             gradients = torch.autograd.grad(loss, [piece, *weights])
             of_hidden[start : start + rows] = gradients[0]
-            for kept, gradient in zip(of_weights, gradients[1:], strict=True):
-                kept += gradient
+            for sums, gradient in zip(of_weights, gradients[1:], strict=True):
+                sums.add_(gradient)
             total += loss.detach()
         ctx.save_for_backward(of_hidden, *of_weights)
         return total

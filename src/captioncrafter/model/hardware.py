@@ -1,5 +1,9 @@
 """Which device computes, and in which precision."""
 
+import importlib.util
+from dataclasses import dataclass
+from typing import Literal
+
 import torch
 
 from captioncrafter.errors import InputError
@@ -23,16 +27,34 @@ def device_for(name: str) -> torch.device:
     return device
 
 
-def dtype_for(precision: Precision, device: torch.device) -> torch.dtype:
-    """The dtype of the frozen weights: `auto` is bfloat16 where `device` computes in it, else float32.
+@dataclass(frozen=True)
+class Arithmetic:
+    """How the frozen weights are held and computed with: in `dtype`, the language model's layers maybe quantised."""
 
-    Never float16: T5 overflows in it (NaN from the first feed-forward, transformers#9295).
+    dtype: torch.dtype
+    quantised: Literal["int8", "nf4"] | None = None
+
+    @property
+    def name(self) -> str:
+        """What manifests and cards call it: bfloat16, float32, int8, nf4."""
+        return self.quantised or str(self.dtype).removeprefix("torch.")
+
+
+def arithmetic_for(precision: Precision, device: torch.device) -> Arithmetic:
+    """How to compute on `device`: `auto` is bfloat16 where it has that, else float32; int8 and nf4 compute in the same.
+
+    Never float16: T5 overflows in it (NaN from the first feed-forward, transformers#9295). Raises `InputError` when
+    quantisation is asked for and bitsandbytes is not installed.
     """
-    if precision == "fp32":
-        return torch.float32
-    if precision == "bf16" or _computes_bf16(device):
-        return torch.bfloat16
-    return torch.float32
+    plain = torch.bfloat16 if _computes_bf16(device) else torch.float32
+    if precision in ("int8", "nf4"):
+        if importlib.util.find_spec("bitsandbytes") is None:
+            raise InputError(
+                f'model.precision = "{precision}" needs bitsandbytes: pip install "captioncrafter[quant]", or take '
+                "bf16 or fp32."
+            )
+        return Arithmetic(plain, precision)
+    return Arithmetic({"auto": plain, "bf16": torch.bfloat16, "fp32": torch.float32}[precision])
 
 
 def _computes_bf16(device: torch.device) -> bool:

@@ -10,6 +10,7 @@ from captioncrafter import events, recipe
 from captioncrafter.data.splits import CaptionedImage
 from captioncrafter.model import checkpoint, hardware, lora, weights
 from captioncrafter.model.cut import Cut, deepest_cut, parts_after, parts_before
+from captioncrafter.model.loading import load_model
 from captioncrafter.model.prompts import Prompt, encode_prompt
 from captioncrafter.model.stock import Blip2, Processor
 
@@ -76,7 +77,7 @@ class Base:
         return self._load(parts_after(self.config, self.cut), "part that every step runs")
 
     def _load(self, parts: tuple[str, ...], what: str) -> Blip2:
-        model = checkpoint.load_model(self.checkpoint, arithmetic=self.arithmetic, device=self.device, parts=parts)
+        model = load_model(self.checkpoint, arithmetic=self.arithmetic, device=self.device, parts=parts)
         count = sum(parameter.numel() for parameter in model.parameters() if not parameter.is_meta)
         events.say(
             f"{self.checkpoint.name}, {what}: {count / 1e6:,.1f} M parameters in {self.arithmetic.name} on "

@@ -1,6 +1,7 @@
 """`captioncrafter train`: a recipe becomes an adapter."""
 
 import platform
+import time
 from collections.abc import Callable
 from dataclasses import asdict
 from importlib import metadata
@@ -43,6 +44,7 @@ def train(
     afresh. After `stop_after_s` seconds the run stops at the next step, as after a signal. Raises `InputError` when
     `out` holds an unfinished run and `resume` is not set, or one of another recipe.
     """
+    started = time.monotonic()
     device = hardware.device_for(options.model.device)
     with connected(device) as processes:
         options = located(options)
@@ -56,11 +58,11 @@ def train(
         refuse_other_inputs(run, facts)
         probe = extract_and_observe(base, splits, store, options, processes)
         tuned, measured = _attached(base, probe, options, branch)
-        started = facts | {"start": lora.start_fingerprint(tuned)}
-        refuse_other_inputs(run, started)
+        facts["start"] = lora.start_fingerprint(tuned)
+        refuse_other_inputs(run, facts)
         images, left_out = _encoded(base, splits["train"], options)
         if processes.is_main:
-            begin(run, options, started | {"preflight": measured} | left_out)
+            begin(run, options, facts | {"preflight": measured} | left_out)
         processes.barrier()
         source = source_of(base, splits["train"], images.prompts, store, options)
         known = [caption for image in splits["train"] for caption in image.captions]
@@ -72,7 +74,7 @@ def train(
             validation(base, model, splits["validation"], known, store, options, processes),
             save_best=_saving(base, tuned, options),
             processes=processes,
-            stop_after_s=stop_after_s,
+            stop_after_s=None if stop_after_s is None else started + stop_after_s - time.monotonic(),
         )
         if processes.is_main:
             _warn_if_no_better(run, result)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from captioncrafter.training.batches import Schedule, TrainingImages
 from captioncrafter.training.packing import pack
 
 
+@runtime_checkable
 class FeatureSource(Protocol):
     """Gives what the model starts from: stored features, or pixels where nothing is stored."""
 
@@ -45,15 +46,19 @@ class Feed:
     ) -> None:
         self.images, self.schedule, self.source, self.config, self.pinned = images, schedule, source, config, pinned
         self._pool = ThreadPoolExecutor(max_workers=1)
-        self._ahead: dict[tuple[int, int, int, int], Future[list[Batch]]] = {}
+        self._ahead: dict[tuple[int, int, int, int, int], Future[list[Batch]]] = {}
 
-    def batches(self, step: int, size: int, *, rank: int = 0, world: int = 1) -> list[Batch]:
-        """The step's images, `size` at once; of these batches every `world`-th, from number `rank` on."""
-        ready = self._ahead.pop((step, size, rank, world), None)
+    def batches(self, step: int, size: int, *, halvings: int = 0, rank: int = 0, world: int = 1) -> list[Batch]:
+        """The step's images, `size` at once; of these batches every `world`-th, from number `rank` on.
+
+        Each of them is divided in two `halvings` times: which images a process has does not depend on it.
+        """
+        wanted = (step, size, halvings, rank, world)
+        ready = self._ahead.pop(wanted, None)
         self._ahead.clear()
-        batches = ready.result() if ready else self._made(step, size, rank, world)
+        batches = ready.result() if ready else self._made(*wanted)
         if step + 1 < self.schedule.steps:
-            following = (step + 1, size, rank, world)
+            following = (step + 1, *wanted[1:])
             self._ahead[following] = self._pool.submit(self._made, *following)
         return batches
 
@@ -61,10 +66,12 @@ class Feed:
         """Ends the thread."""
         self._pool.shutdown(cancel_futures=True)
 
-    def _made(self, step: int, size: int, rank: int, world: int) -> list[Batch]:
+    def _made(self, step: int, size: int, halvings: int, rank: int, world: int) -> list[Batch]:
         chosen = self.schedule.images_of(step)
-        starts = list(range(0, len(chosen), size))[rank::world]
-        return [self._batch(step, start, chosen[start : start + size]) for start in starts]
+        mine = list(range(0, len(chosen), size))[rank::world]
+        part = max(1, size >> halvings)
+        spans = [(at, min(at + part, start + size)) for start in mine for at in range(start, start + size, part)]
+        return [self._batch(step, at, chosen[at:end]) for at, end in spans if at < len(chosen)]
 
     def _batch(self, step: int, first: int, chosen: Sequence[int]) -> Batch:
         pad_id = self.config.text_config.pad_token_id

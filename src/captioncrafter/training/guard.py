@@ -20,6 +20,8 @@ class Stopped(CaptionCrafterError):
     failure, and `str` says how to go on.
     """
 
+    of_all_processes = True
+
     def __init__(self, message: str, code: int) -> None:
         super().__init__(message)
         self.exit_code = 0 if code == OUT_OF_TIME else 128 + code

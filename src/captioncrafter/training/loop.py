@@ -26,6 +26,8 @@ from captioncrafter.training.step import Stepper, Update
 from captioncrafter.training.tracking import Tracker
 from captioncrafter.training.window import Window
 
+_AGREE_EVERY_STEPS = 4
+
 
 @dataclass(frozen=True)
 class FitResult:
@@ -185,6 +187,9 @@ class _Loop:
         )
 
     def _stop_if_asked(self, stop: guard.StopRequest) -> None:
+        several_gpus = self.processes.world > 1 and self.trainee.device.type != "cpu"
+        if several_gpus and self.progress.step % _AGREE_EVERY_STEPS and not self.progress.finished:
+            return  # agreeing waits for the device
         mine = torch.tensor([stop.code, self.stepper.halvings])
         code, self.stepper.halvings = self.processes.agree(mine).tolist()
         if not code:
@@ -192,8 +197,8 @@ class _Loop:
         if not self.progress.finished:
             self._save()
         raise guard.Stopped(
-            f"stopped after step {self.progress.step} of {self.schedule.steps}; everything is kept in {self.run.path}. "
-            "Give the same command with --resume to go on.",
+            f"stopped after step {self.progress.step} of {self.schedule.steps}, for {guard.reason(code)}; everything "
+            f"is kept in {self.run.path}. Give the same command with --resume to go on.",
             code,
         )
 

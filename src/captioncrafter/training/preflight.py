@@ -14,7 +14,7 @@ from torch import Tensor
 from captioncrafter.errors import PreflightError
 from captioncrafter.model import lora, weights
 from captioncrafter.model.captioning import caption_loss, row_losses
-from captioncrafter.model.checkpoint import check_head
+from captioncrafter.model.loading import check_head
 from captioncrafter.model.prefix import context_of
 from captioncrafter.model.stock import Blip2, Tuned
 from captioncrafter.training.probe import Probe

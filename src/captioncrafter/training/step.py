@@ -83,7 +83,8 @@ class Stepper:
         self.optimizer.zero_grad()
         total = torch.zeros((), device=self.device)
         processes = self.processes
-        for batch in self.feed.batches(step, self.images_per_batch, rank=processes.rank, world=processes.world):
+        size, halvings = self.training.images_per_batch, self.halvings
+        for batch in self.feed.batches(step, size, halvings=halvings, rank=processes.rank, world=processes.world):
             torch.manual_seed(_dropout_seed(self.seed, step, batch.first))
             loss = self.loss_of(batch.to(self.device))
             (loss / tokens).backward()

@@ -28,7 +28,9 @@ class Tracker:
         try:
             yield cls(accelerator)
         finally:
-            accelerator.end_training()
+            # Not `end_training`, which ends the processes' group too.
+            for tracker in accelerator.trackers:
+                tracker.finish()
 
     def log(self, row: dict[str, Any]) -> None:
         """One row of the run's log, its numbers named `kind/name`."""
