@@ -90,6 +90,26 @@ def test_parts_of_different_dtypes_are_read_together(root: Path):
     assert torch.equal(rows, torch.cat([small.half().float(), large.bfloat16().float()]))
 
 
+def test_parts_whose_rows_have_different_lengths_are_padded_behind(root: Path):
+    short, long = torch.ones(1, 2, 4), torch.ones(1, 5, 4)
+    stored(root, "a", short)
+    stored(root, "b", long)
+
+    rows = FeatureStore.open(root, KEY).rows(["a", "b"])
+
+    assert torch.equal(rows, torch.cat([torch.nn.functional.pad(short, (0, 0, 0, 3)), long]))
+
+
+def test_rows_of_different_lengths_and_dtypes_are_read_together(root: Path):
+    stored(root, "a", torch.ones(1, 2, 4), stored_as="float16")
+    stored(root, "b", torch.ones(1, 3, 4), stored_as="bfloat16")
+
+    rows = FeatureStore.open(root, KEY).rows(["a", "b"])
+
+    assert rows.dtype == torch.float32
+    assert rows.sum((1, 2)).tolist() == [8, 12]
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_a_feature_that_is_not_finite_is_refused_with_its_image(root: Path, value: float):
     features = drawn(3)
@@ -125,6 +145,14 @@ def test_a_flipped_byte_drops_the_part_with_a_line(root: Path, capsys: pytest.Ca
     assert missing == ["c", "d"]
     assert (kept.exists(), damaged.exists()) == (True, False)
     assert f"{damaged}: damaged features; they are computed again" in capsys.readouterr().err
+
+
+def test_an_image_that_was_never_stored_is_refused_with_its_name(root: Path):
+    stored(root, "ab", drawn(2))
+    store = FeatureStore.open(root, KEY)
+
+    with pytest.raises(DataError, match=f"{store.folder}: the features of image d are missing"):
+        store.rows(["a", "d"])
 
 
 @pytest.mark.parametrize("kept_bytes", [0, 5, 60, -1])

@@ -49,6 +49,7 @@ class FeatureStore:
 
     folder: Path
     _where: dict[str, tuple[_Part, int]] = field(default_factory=dict)
+    _read: set[Path] = field(default_factory=set)
     _verified: set[Path] = field(default_factory=set)
 
     @classmethod
@@ -58,9 +59,13 @@ class FeatureStore:
         if not (folder / "key.json").is_file():
             runs.write_json(folder / "key.json", key.facts)
         store = cls(folder)
-        for file in sorted(folder.glob("*.safetensors")):
-            store._add(file)
+        store.refresh()
         return store
+
+    def refresh(self) -> None:
+        """Takes in the parts that other processes have written since; those that are not whole go, and it is said."""
+        for file in sorted(set(self.folder.glob("*.safetensors")) - self._read):
+            self._add(file)
 
     def __contains__(self, image: str) -> bool:
         return image in self._where
@@ -136,10 +141,13 @@ class FeatureStore:
     def _add(self, file: Path) -> None:
         try:
             part, images = _read_part(file)
+        except FileNotFoundError:  # another process found it damaged and dropped it
+            return
         except (CheckpointError, SafetensorError, KeyError, ValueError, TypeError):
             events.warn(f"{file}: not a whole part; its features are computed again.")
-            file.unlink()
+            file.unlink(missing_ok=True)
             return
+        self._read.add(file)
         self._where.update({image: (part, row) for row, image in enumerate(images)})
 
 
