@@ -28,18 +28,17 @@ from captioncrafter.data.scenes.world import (
 )
 from captioncrafter.features.extract import pixel_values
 from captioncrafter.generation.decode import decode
-from captioncrafter.model.captioning import (
-    IGNORE,
-    PackedCaptions,
-    caption_logits,
-    encode_prompt,
-    query_outputs,
-    summed_loss,
-)
+from captioncrafter.model.captioning import PackedCaptions, caption_loss
+from captioncrafter.model.cut import Cut
+from captioncrafter.model.prefix import context_of, features_at
+from captioncrafter.model.prompts import Prompts, encode_prompt, stacked
 from captioncrafter.model.stock import Blip2, Processor
 from captioncrafter.recipe import Decoding, Model
 from captioncrafter.training.packing import encode_captions, pack
 from miniature_model import IMAGE_SIZE, QUERY_SIDE, SIDE, WIDTH
+
+IGNORE = -100
+"""A label that carries no weight, as `cross_entropy` has it."""
 
 COLLAGES_PER_STEP = 32
 SCENES_PER_STEP = 16
@@ -183,19 +182,23 @@ def learn_to_caption(model: Blip2, processor: Processor, options: Options, check
 
     What the vision half has learned stays as it is.
     """
-    prompt = encode_prompt(processor, PROMPT)
+    prompts = _prompts(processor, SCENES_PER_STEP)
 
     def batch(step: int) -> tuple[torch.Tensor, PackedCaptions]:
         numbers = range(step * SCENES_PER_STEP, (step + 1) * SCENES_PER_STEP)
         scenes = [draw_scene(options.seed, "train", number) for number in numbers]
-        rows = [encode_captions(processor.tokenizer, wording.terse(scene), max_tokens=32)[0] for scene in scenes]
-        captions = _misheard(pack(rows, start_id=0, pad_id=0), torch.Generator().manual_seed(options.seed + step))
+        rows = [
+            encode_captions(processor.tokenizer, wording.terse(scene), model.config, prompt=PROMPT, max_tokens=32)[0]
+            for scene in scenes
+        ]
+        captions = _misheard(pack(rows, model.config, prompts), torch.Generator().manual_seed(options.seed + step))
         return pixel_values(processor, _pictures(scenes)), captions
 
     def loss(captioned: tuple[torch.Tensor, PackedCaptions]) -> torch.Tensor:
         pixels, captions = captioned
-        logits = caption_logits(model, query_outputs(model, pixels), prompt, captions)
-        return summed_loss(logits, captions.labels) / (captions.labels != IGNORE).sum()
+        features = features_at(model, pixels, Cut.QFORMER, prompts)
+        context = context_of(model, features, Cut.QFORMER, prompts)
+        return caption_loss(model, context, captions) / len(captions.targets)
 
     def look() -> None:
         new, unseen = _right(model, processor, "train"), _right(model, processor, "validation")
@@ -213,11 +216,15 @@ def _misheard(captions: PackedCaptions, dice: torch.Generator) -> PackedCaptions
     A decoder that trusts every word before it learns that no star follows "purple" where purple stars are held out; one
     that cannot looks at the picture. After word dropout (Bowman et al., 2016).
     """
-    said = captions.decoder_input_ids
+    said = captions.token_ids
     words = said[said > 1]
     others = words[torch.randint(len(words), said.shape, generator=dice)]
     misheard = (said > 1) & (torch.rand(said.shape, generator=dice) < MISHEARD)
-    return replace(captions, decoder_input_ids=torch.where(misheard, others, said))
+    return replace(captions, token_ids=torch.where(misheard, others, said))
+
+
+def _prompts(processor: Processor, rows: int) -> Prompts:
+    return stacked([encode_prompt(processor, PROMPT)] * rows, pad_id=0)
 
 
 def _pictures(scenes: list[Scene]) -> list[Image.Image]:
@@ -228,9 +235,9 @@ def _pictures(scenes: list[Scene]) -> list[Image.Image]:
 def _right(model: Blip2, processor: Processor, split: Split) -> float:
     """Share of 100 scenes of another seed whose greedy caption is, word for word, one of their references."""
     scenes = [draw_scene(0, split, number) for number in range(100)]
-    seen = query_outputs(model, pixel_values(processor, _pictures(scenes)))
-    decoding = Decoding(num_beams=1, max_new_tokens=24)
-    captions = decode(model, processor, seen, encode_prompt(processor, PROMPT), decoding)
+    pixels = pixel_values(processor, _pictures(scenes))
+    context = context_of(model, pixels, Cut.IMAGES, _prompts(processor, len(scenes)))
+    captions = decode(model, processor, context, Decoding(num_beams=1, max_new_tokens=24))
     return sum(caption in wording.terse(scene) for caption, scene in zip(captions, scenes, strict=True)) / len(scenes)
 
 

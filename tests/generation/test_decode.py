@@ -10,8 +10,10 @@ from captioncrafter.data.images import decode_image
 from captioncrafter.errors import InputError
 from captioncrafter.features.extract import pixel_values
 from captioncrafter.generation.decode import decode, overridden
-from captioncrafter.model.captioning import encode_prompt, query_outputs
-from tiny import load_tiny, picture
+from captioncrafter.model.cut import Cut
+from captioncrafter.model.prefix import Context, context_of
+from captioncrafter.model.prompts import encode_prompt, stacked
+from tiny import load_tiny, picture, write_tiny_opt_checkpoint
 
 IMAGES = 6
 PROMPT = "a photo of"
@@ -28,21 +30,55 @@ class Seeing:
         self.model.language_projection.weight.mul_(4)
         pictures = [decode_image(picture(number)) for number in range(IMAGES)]
         self.inputs = self.processor(images=pictures, text=[PROMPT] * IMAGES, return_tensors="pt")
-        self.features = query_outputs(self.model, pixel_values(self.processor, pictures))
+        prompts = stacked([encode_prompt(self.processor, PROMPT)] * IMAGES, pad_id=0)
+        with torch.no_grad():
+            self.context = context_of(self.model, pixel_values(self.processor, pictures), Cut.IMAGES, prompts)
 
     def captions(self, images: slice = slice(None), **decoding: object) -> list[str]:
         settings = recipe.Decoding.model_validate({"max_new_tokens": 12} | decoding)
-        prompt = encode_prompt(self.processor, PROMPT)
-        return decode(self.model, self.processor, self.features[images], prompt, settings)
+        context = Context(self.context.states[images], self.context.mask[images])
+        return decode(self.model, self.processor, context, settings)
 
     def stock_captions(self, **options: object) -> list[str]:
         tokens = self.model.generate(**self.inputs, max_new_tokens=12, do_sample=False, **options)
-        return self.processor.batch_decode(tokens, skip_special_tokens=True)
+        texts = self.processor.batch_decode(tokens, skip_special_tokens=True)
+        # A decoder-only model gives its prompt back in front.
+        return [" ".join(text.removeprefix(PROMPT).split()) for text in texts]
 
 
 @pytest.fixture(scope="module")
 def seeing(tiny_checkpoint: Path) -> Seeing:
     return Seeing(tiny_checkpoint)
+
+
+@pytest.fixture(scope="module")
+def seeing_opt(tmp_path_factory: pytest.TempPathFactory) -> Seeing:
+    return Seeing(write_tiny_opt_checkpoint(tmp_path_factory.mktemp("opt") / "tiny"))
+
+
+@pytest.mark.parametrize("settings", [{"num_beams": 1}, {"num_beams": 4}], ids=str)
+def test_a_decoder_only_model_gives_what_the_stock_model_generates(seeing_opt: Seeing, settings: dict[str, float]):
+    captions = seeing_opt.captions(**settings)
+
+    assert captions == seeing_opt.stock_captions(**settings)
+    assert len(set(captions)) >= 2
+
+
+@pytest.mark.parametrize("family", ["seeing", "seeing_opt"])
+def test_prompts_of_different_lengths_are_captioned_as_each_alone(family: str, request: pytest.FixtureRequest):
+    one: Seeing = request.getfixturevalue(family)
+    prompts = [encode_prompt(one.processor, text) for text in ("a photo of", "question what colour is the dog answer")]
+    settings = recipe.Decoding(num_beams=1, max_new_tokens=12)
+
+    def captions(chosen: list[int]) -> list[str]:
+        rows = stacked([prompts[number % 2] for number in chosen], pad_id=0)
+        pixels = one.inputs.pixel_values[chosen]
+        with torch.no_grad():
+            return decode(one.model, one.processor, context_of(one.model, pixels, Cut.IMAGES, rows), settings)
+
+    together = captions([0, 1, 2, 3])
+
+    assert together == [caption for number in range(4) for caption in captions([number])]
 
 
 @pytest.mark.parametrize(
@@ -125,21 +161,11 @@ def test_a_very_small_nucleus_is_greedy(seeing: Seeing):
     assert seeing.captions(sample=True, num_beams=1, top_p=1e-6) == seeing.captions(num_beams=1)
 
 
-def test_features_of_any_storage_dtype_are_taken(seeing: Seeing):
-    prompt = encode_prompt(seeing.processor, PROMPT)
-    settings = recipe.Decoding(num_beams=1, max_new_tokens=12)
-
-    captions = decode(seeing.model, seeing.processor, seeing.features.half(), prompt, settings)
-
-    assert captions == seeing.captions(num_beams=1)
-
-
 def test_each_batch_draws_its_own_samples(seeing: Seeing):
-    prompt = encode_prompt(seeing.processor, PROMPT)
     settings = recipe.Decoding(num_beams=1, sample=True, max_new_tokens=12)
 
     first, second, again = (
-        decode(seeing.model, seeing.processor, seeing.features, prompt, settings, first=first) for first in (0, 16, 16)
+        decode(seeing.model, seeing.processor, seeing.context, settings, first=first) for first in (0, 16, 16)
     )
 
     assert first != second
@@ -147,10 +173,9 @@ def test_each_batch_draws_its_own_samples(seeing: Seeing):
 
 
 def test_a_later_batch_does_not_draw_what_a_larger_seed_draws(seeing: Seeing):
-    prompt = encode_prompt(seeing.processor, PROMPT)
     settings = recipe.Decoding(num_beams=1, sample=True, max_new_tokens=12)
 
-    later = decode(seeing.model, seeing.processor, seeing.features, prompt, settings, first=16)
+    later = decode(seeing.model, seeing.processor, seeing.context, settings, first=16)
 
     assert later != seeing.captions(sample=True, num_beams=1, seed=16)
 

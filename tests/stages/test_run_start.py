@@ -65,11 +65,34 @@ def test_the_run_can_be_used_from_another_folder(
     assert runs.read_json(tmp_path / "run" / runs.RECIPE)["data"]["path"] == str(tmp_path / "data")
 
 
-def test_several_processes_are_refused(options: recipe.Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
+def test_a_run_cannot_branch_off_itself(options: recipe.Recipe, tmp_path: Path):
+    write_tiny_dataset(tmp_path / "data")
+    train(options, tmp_path / "run")
 
-    with pytest.raises(InputError, match="training runs in one process"):
-        train(options, tmp_path / "run")
+    with pytest.raises(InputError, match="cannot branch off itself"):
+        train(options, tmp_path / "run", branch=tmp_path / "run")
+
+
+def test_a_branch_starts_from_the_best_adapter_of_the_other_run(options: recipe.Recipe, tmp_path: Path):
+    write_tiny_dataset(tmp_path / "data")
+    train(options, tmp_path / "run")
+    other = options.model_copy(update={"seed": 5})
+
+    train(other, tmp_path / "branch", branch=tmp_path / "run")
+
+    first = next(row for row in runs.Run(tmp_path / "branch").log() if row["kind"] == "validation")
+    best = max(row["CIDEr"] for row in runs.Run(tmp_path / "run").log() if row["kind"] == "validation" and row["step"])
+    assert first["CIDEr"] == best
+    assert runs.Run(tmp_path / "branch").manifest()["branched_from"] == str(tmp_path / "run")
+
+
+def test_an_adapter_of_another_rank_cannot_be_branched_off(options: recipe.Recipe, tmp_path: Path):
+    write_tiny_dataset(tmp_path / "data")
+    train(options, tmp_path / "run")
+    wider = options.model_copy(update={"lora": options.lora.model_copy(update={"rank": 4})})
+
+    with pytest.raises(DataError, match="made with another adapter"):
+        train(wider, tmp_path / "branch", branch=tmp_path / "run")
 
 
 def test_a_tracker_that_is_not_installed_is_refused_before_anything_is_computed(

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 
@@ -25,7 +26,7 @@ class Base:
     """
 
     checkpoint: checkpoint.Checkpoint
-    config: object
+    config: Any
     processor: Processor
     device: torch.device
     arithmetic: hardware.Arithmetic

@@ -17,11 +17,13 @@ from captioncrafter.errors import DataError
 from captioncrafter.features.extract import Wanted, extract, pixel_values
 from captioncrafter.features.key import feature_key, feature_name
 from captioncrafter.features.store import FeatureStore
+from captioncrafter.model.checkpoint import image_token_id
 from captioncrafter.model.cut import Cut
 from captioncrafter.model.prompts import Prompt
 from captioncrafter.model.stock import Blip2
 from captioncrafter.stages.base import Base
 from captioncrafter.training.packing import TokenIds, encode_captions
+from captioncrafter.training.preflight import check_inputs
 from captioncrafter.training.probe import Probe, observe
 from captioncrafter.training.processes import Processes
 
@@ -55,10 +57,17 @@ def extract_and_observe(
 
     Gives the probe that preflight holds the training step against; the frozen half is out of memory afterwards.
     """
+    chosen = _first_different(base, splits["train"])
+    prompts = [base.prompt_of(image) for image in chosen]
+    captions = [caption_ids(base, image, options)[0] for image in chosen]
+    check_inputs(prompts, captions, queries=base.config.num_query_tokens, image_token=image_token_id(base.processor))
     model = base.load_frozen()
     if store is not None:
         _fill(base, model, splits, store, options.features, processes)
-    probe = _observed(base, model, splits["train"], store, options)
+    names = [feature_name(image.content, prompt, base.cut) for image, prompt in zip(chosen, prompts, strict=True)]
+    pixels = pixel_values(base.processor, [image.decode() for image in chosen])
+    features = store.rows(names) if store is not None else None
+    probe = observe(model, base.cut, pixels, features, prompts, captions, base.device)
     del model
     gc.collect()
     if base.device.type == "cuda":
@@ -92,23 +101,6 @@ def _fill(
     computed = sum(processes.everywhere(computed))
     store.refresh()
     events.say(f"features of {len(wanted)} images: {computed} computed, {len(wanted) - computed} from {store.folder}")
-
-
-def _observed(
-    base: Base, model: Blip2, images: CaptionedImages, store: FeatureStore | None, options: recipe.Recipe
-) -> Probe:
-    chosen = _first_different(base, images)
-    prompts = [base.prompt_of(image) for image in chosen]
-    names = [feature_name(image.content, prompt, base.cut) for image, prompt in zip(chosen, prompts, strict=True)]
-    return observe(
-        model,
-        base.cut,
-        pixel_values(base.processor, [image.decode() for image in chosen]),
-        store.rows(names) if store is not None else None,
-        prompts,
-        [caption_ids(base, image, options)[0] for image in chosen],
-        base.device,
-    )
 
 
 def _first_different(base: Base, images: CaptionedImages) -> list[CaptionedImage]:

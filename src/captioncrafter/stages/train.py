@@ -15,7 +15,6 @@ from captioncrafter.errors import DataError, InputError
 from captioncrafter.features.store import FeatureStore
 from captioncrafter.generation.captioner import write_captioning
 from captioncrafter.model import hardware, lora
-from captioncrafter.model.checkpoint import image_token_id
 from captioncrafter.model.stock import Tuned
 from captioncrafter.report.card import write_card
 from captioncrafter.stages.base import Base
@@ -98,7 +97,6 @@ def _attached(
         name=base.checkpoint.name,
         stock_loss=stock,
         exact_start=lora.exact_start(options.lora),
-        image_token=image_token_id(base.processor),
         device=base.device,
     )
     measured = preflight.check(subject, probe)

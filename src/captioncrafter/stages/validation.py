@@ -41,6 +41,9 @@ def validation(
     size = decoding.images_per_batch
     batches = [chosen[start : start + size] for start in range(0, len(chosen), size)]
 
+    people = [image.captions[0] for image in chosen]
+    of_people = {"people_distinct": distinct_captions(people), "people_copied": 1 - novel_captions(people, known)}
+
     def caption(batch: Sequence[CaptionedImage]) -> dict[str, str]:
         prompts = [base.prompt_of(image) for image in batch]
         rows = stacked(prompts, pad_id=model.config.text_config.pad_token_id).to(base.device)
@@ -66,6 +69,7 @@ def validation(
             distinct=distinct_captions(texts),
             copied=1 - novel_captions(texts, known),
             mean_length=mean_length(texts),
+            **of_people,
         )
 
     return validate

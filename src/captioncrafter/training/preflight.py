@@ -5,6 +5,7 @@ leak into the encoder, an adapter on the wrong layers, a head that is not the ch
 with the reason.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +17,9 @@ from captioncrafter.model import lora, weights
 from captioncrafter.model.captioning import caption_loss, row_losses
 from captioncrafter.model.loading import check_head
 from captioncrafter.model.prefix import context_of
+from captioncrafter.model.prompts import Prompt
 from captioncrafter.model.stock import Blip2, Tuned
+from captioncrafter.training.packing import TokenIds
 from captioncrafter.training.probe import Probe
 
 # Float16 features against the stock model's float32 ones moved the loss by under 1e-4 of it on the checkpoints tested;
@@ -33,7 +36,7 @@ class Subject:
     """What is about to be trained.
 
     `stock_loss` is the stock model's on the probe, in nats a token, before the adapter was attached. `exact_start` says
-    whether the adapter's kind leaves the base bit for bit as it was. `image_token` is the processor's.
+    whether the adapter's kind leaves the base bit for bit as it was.
     """
 
     tuned: Tuned
@@ -42,7 +45,6 @@ class Subject:
     name: str
     stock_loss: float
     exact_start: bool
-    image_token: int
     device: torch.device
 
     @property
@@ -65,8 +67,6 @@ def check(subject: Subject, probe: Probe) -> dict[str, float | int]:
     subject.tuned.eval()
     measured: dict[str, float | int] = {}
     for one in (
-        _image_positions_are_exact,
-        _captions_stay_out_of_the_encoder,
         _only_the_meant_layers_train,
         _head_is_the_checkpoints,
         _features_are_the_models,
@@ -78,32 +78,30 @@ def check(subject: Subject, probe: Probe) -> dict[str, float | int]:
     return measured
 
 
-def _image_positions_are_exact(subject: Subject, probe: Probe) -> dict[str, float | int]:
-    """As many `<image>` ids as the model has queries, all in front: with fewer, the image is dropped in silence."""
-    expected = subject.model.config.num_query_tokens
-    for prompt in probe.prompts:
-        is_image = prompt.input_ids == subject.image_token
-        if int(is_image.sum()) != expected or not bool(is_image[:expected].all()):
+def check_inputs(
+    prompts: Sequence[Prompt], captions: Sequence[Sequence[TokenIds]], *, queries: int, image_token: int
+) -> None:
+    """Holds what the language model will read against what it must, before anything large is loaded.
+
+    Row i of `captions` answers row i of `prompts`. Raises `PreflightError` when a prompt has not exactly as many
+    `<image>` ids (`image_token`) as the model has `queries`, all in front: with fewer, the image is dropped in silence;
+    and when a caption stands in a prompt: the answer in the question.
+    """
+    for prompt, answers in zip(prompts, captions, strict=True):
+        is_image = prompt.input_ids == image_token
+        if int(is_image.sum()) != queries or not bool(is_image[:queries].all()):
             raise PreflightError(
-                f"preflight: the prompt has {int(is_image.sum())} <image> positions and the model {expected} queries: "
+                f"preflight: the prompt has {int(is_image.sum())} <image> positions and the model {queries} queries: "
                 "the language model would not see the image. The checkpoint's processor_config.json has "
                 "num_query_tokens."
             )
-    return {"image_positions": expected}
-
-
-def _captions_stay_out_of_the_encoder(subject: Subject, probe: Probe) -> dict[str, float | int]:
-    """The encoder reads image and prompt; a caption there is the answer in the question."""
-    del subject
-    for prompt, captions in zip(probe.prompts, probe.captions, strict=True):
         words = prompt.words.tolist()
-        for ids in captions:
+        for ids in answers:
             if len(ids) > 2 and _contains(words, ids[:-1]):  # one word alone is no caption copied
                 raise PreflightError(
                     f"preflight: a caption stands in the encoder's input (prompt {prompt.text!r}): the model "
                     "would learn to copy it. The prompt must not hold captions."
                 )
-    return {}
 
 
 def _contains(row: list[int], part: list[int]) -> bool:

@@ -6,7 +6,7 @@ is taken here, up to where the other half takes over, and the rest of that same 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
 from jaxtyping import Float, Int
@@ -34,7 +34,7 @@ class Probe:
     features: Float[Tensor, "image ..."]
     prompts: list[Prompt]
     captions: list[list[TokenIds]]
-    seen: list[Float[Tensor, "1 position width"]]
+    seen: list[Float[Tensor, "1 _ width"]]
     difference: Float[Tensor, " image"]
 
     @property
@@ -96,7 +96,7 @@ class _Seen(Exception):
 
 @torch.no_grad()
 def _encoder_states(model: Blip2, pixels: Tensor, prompt: Prompt, device: torch.device) -> Tensor:
-    def take(encoder: object, inputs: object, outputs: tuple[Tensor]) -> NoReturn:
+    def take(encoder: object, inputs: object, outputs: Any) -> NoReturn:
         del encoder, inputs
         raise _Seen(outputs[0])
 

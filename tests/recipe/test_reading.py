@@ -8,6 +8,7 @@ from pydantic import BaseModel, ValidationError
 
 from captioncrafter import recipe
 from captioncrafter.errors import InputError, RecipeError
+from captioncrafter.recipe import reading
 
 
 def refusal(text: str) -> str:
@@ -18,7 +19,7 @@ def refusal(text: str) -> str:
 
 def options(section: type[BaseModel] = recipe.Recipe, name: str = "") -> Iterator[tuple[str, str | None]]:
     """Every option that holds a value, as `section.option`, with its description."""
-    inner = recipe._sections(section)
+    inner = reading._sections(section)
     for key, field in section.model_fields.items():
         if key in inner:
             yield from options(inner[key], f"{name}{key}.")
@@ -73,7 +74,8 @@ def test_a_resolved_recipe_read_back_from_json_is_the_same():
         ("[data.scenes]\ntrian = 8", 'mine.toml: unknown key "data.scenes.trian". Did you mean "train"?'),
         (
             "[lora]\nbias = true",
-            'mine.toml: unknown key "lora.bias". Keys here: rank, alpha, dropout, parts, targets.',
+            'mine.toml: unknown key "lora.bias". Keys here: preset, rank, alpha, dropout, parts, targets, '
+            "pattern, train_projection, init, use_rslora, use_dora.",
         ),
     ],
 )
@@ -91,7 +93,11 @@ def test_an_unknown_key_is_refused_with_the_nearest_name_or_all(text: str, messa
         ("[training]\nlearning_rate = 0", "training.learning_rate = 0: input should be greater than 0."),
         ("[training]\nlearning_rate = inf", "training.learning_rate = inf: input should be a finite number."),
         ("[decoding]\nlength_penalty = nan", "decoding.length_penalty = nan: input should be a finite number."),
-        ("[model]\nprecision = 'fp16'", "model.precision = 'fp16': input should be 'auto', 'bf16' or 'fp32'."),
+        (
+            "[model]\nprecision = 'fp16'",
+            "model.precision = 'fp16': float16 makes T5 overflow (NaN from its first "
+            "feed-forward, transformers#9295): take bf16, or fp32 where the hardware has no bf16.",
+        ),
         ("[lora]\ntargets = []", "lora.targets = []: list should have at least 1 item after validation, not 0."),
     ],
 )
@@ -122,8 +128,8 @@ def test_a_whole_number_may_stand_for_a_fraction():
 
 def test_a_wrong_word_in_a_list_is_refused_once_by_its_place():
     assert refusal("[lora]\nparts = ['vision']") == (
-        "mine.toml: lora.parts.0 = 'vision': input should be 'language_model', 'language_model.encoder' or "
-        "'language_model.decoder'."
+        "mine.toml: lora.parts.0 = 'vision': input should be 'language_model', 'language_model.encoder', "
+        "'language_model.decoder', 'qformer' or 'vision_model'."
     )
 
 

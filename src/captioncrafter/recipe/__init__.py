@@ -1,0 +1,46 @@
+"""What to do, in full: `options` holds every option, `reading` turns a recipe file into them."""
+
+from captioncrafter.recipe.options import (
+    MAX_SEED,
+    Data,
+    Decoding,
+    Evaluation,
+    Features,
+    Lora,
+    Model,
+    Part,
+    Precision,
+    Recipe,
+    Scenes,
+    Section,
+    Tracking,
+    Training,
+    Validation,
+    check_adapter,
+)
+from captioncrafter.recipe.reading import build, bundled, check_decoding, explain, load, parse
+
+__all__ = [
+    "MAX_SEED",
+    "Data",
+    "Decoding",
+    "Evaluation",
+    "Features",
+    "Lora",
+    "Model",
+    "Part",
+    "Precision",
+    "Recipe",
+    "Scenes",
+    "Section",
+    "Tracking",
+    "Training",
+    "Validation",
+    "build",
+    "bundled",
+    "check_adapter",
+    "check_decoding",
+    "explain",
+    "load",
+    "parse",
+]
