@@ -1,29 +1,34 @@
 """Each check passes on a sound subject and stops one that is broken in just its way."""
 
+import copy
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
-from captioncrafter import recipe
-from captioncrafter.data.images import decode_image
 from captioncrafter.errors import CheckpointError, PreflightError
-from captioncrafter.features.extract import pixel_values
 from captioncrafter.model import lora, weights
-from captioncrafter.model.captioning import Prompt, encode_prompt, query_outputs
+from captioncrafter.model.captioning import PackedCaptions
+from captioncrafter.model.checkpoint import image_token_id
+from captioncrafter.model.cut import Cut, deepest_cut
+from captioncrafter.model.prompts import Prompt, encode_prompt
 from captioncrafter.training.packing import encode_captions
-from captioncrafter.training.preflight import Probe, Subject, check
-from tiny import captions_of_picture, load_tiny, picture
+from captioncrafter.training.preflight import Subject, check, check_inputs
+from captioncrafter.training.probe import Probe, observe, stock_loss
+from tiny import captions_of_picture, write_tiny_opt_checkpoint
+from trainees import CPU, PROMPT, Beginning
 
-PROMPT = "a photo of"
+CUTS = {"fast": Cut.ENCODER, "efficient": Cut.QFORMER, "quality": Cut.VISION}
 
 
 @dataclass
 class Case:
     """What the checks are given; tests break it."""
 
+    start: Beginning
     subject: Subject
     probe: Probe
 
@@ -34,91 +39,165 @@ class Case:
     def check(self) -> dict[str, float | int]:
         return check(self.subject, self.probe)
 
+    def look_again(self, features: Tensor | None) -> None:
+        """Observes the same images anew, with other stored features."""
+        old = self.probe
+        pixels = self.start.pixels[: len(old.prompts)]
+        self.probe = observe(self.model, old.cut, pixels, features, old.prompts, old.captions, CPU)
 
-def case_of(folder: Path, *, dtype: torch.dtype = torch.float32, images: tuple[int, ...] = (0, 1, 2)) -> Case:
-    base, processor, model = load_tiny(folder, dtype=dtype)
-    pixels = pixel_values(processor, [decode_image(picture(number)) for number in images])
-    captions = [encode_captions(processor.tokenizer, captions_of_picture(n), max_tokens=32)[0] for n in images]
-    probe = Probe(pixels, query_outputs(model, pixels).half(), captions)
-    settings = recipe.Lora(rank=2)
-    target_layers = tuple(lora.target_layers(model, settings))
+
+def case_of(
+    start: Beginning,
+    preset: str = "efficient",
+    *,
+    dtype: torch.dtype = torch.float32,
+    images: int = 4,
+    init: str = "kaiming",
+) -> Case:
+    model = copy.deepcopy(start.model).to(dtype)
+    settings = start.options(preset=preset).lora.model_copy(update={"init": init})
+    layers = tuple(lora.planned_layers(model.config, settings))
+    cut = deepest_cut(model.config, layers)
+    prompts, captions = start.prompts[:images], start.captions[:images]
+    fresh = observe(model, cut, start.pixels[:images], None, prompts, captions, CPU)
+    probe = observe(model, cut, start.pixels[:images], fresh.features.half(), prompts, captions, CPU)
+    stock = stock_loss(model, probe, CPU)
     subject = Subject(
         tuned=lora.attach(model, settings, seed=0),
-        processor=processor,
-        prompt=encode_prompt(processor, PROMPT),
-        target_layers=target_layers,
-        stored=weights.stored_tensors(base.folder),
-        name=base.name,
+        target_layers=layers,
+        stored=weights.stored_tensors(start.found.folder),
+        name=start.found.name,
+        stock_loss=stock,
+        exact_start=lora.exact_start(settings),
+        device=CPU,
     )
-    return Case(subject, probe)
+    return Case(start, subject, probe)
+
+
+@pytest.fixture(scope="module")
+def t5(tiny_checkpoint: Path) -> Beginning:
+    return Beginning(tiny_checkpoint)
+
+
+@pytest.fixture(scope="module")
+def opt(tmp_path_factory: pytest.TempPathFactory) -> Beginning:
+    return Beginning(write_tiny_opt_checkpoint(tmp_path_factory.mktemp("opt") / "blip2-opt"))
 
 
 @pytest.fixture
-def case(tiny_checkpoint: Path) -> Case:
-    return case_of(tiny_checkpoint)
+def case(t5: Beginning) -> Case:
+    return case_of(t5)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_sound_subject_passes_and_is_measured(tiny_checkpoint: Path, dtype: torch.dtype):
-    measured = case_of(tiny_checkpoint, dtype=dtype).check()
+@pytest.mark.parametrize(("preset", "layers"), [("fast", 8), ("efficient", 12), ("quality", 12 + 6)])
+def test_a_sound_subject_passes_and_is_measured(t5: Beginning, preset: str, layers: int, dtype: torch.dtype):
+    case = case_of(t5, preset, dtype=dtype)
 
-    assert measured["image_positions"] == 3
-    assert measured["adapted_layers"] == 12
-    assert measured["trainable_parameters"] == 12 * 2 * (32 + 32)
-    assert measured["loss"] == pytest.approx(measured["stock_loss"], rel=3e-2 if dtype == torch.bfloat16 else 1e-4)
+    measured = case.check()
+
+    assert case.probe.cut is CUTS[preset]
+    assert measured["adapted_layers"] == layers
+    assert measured["trainable_parameters"] == layers * 2 * (32 + 32)
+    assert measured["loss"] == pytest.approx(measured["stock_loss"], rel=3e-2 if dtype == torch.bfloat16 else 1e-3)
     assert measured["swapped_loss"] != measured["loss"]
     assert measured["feature_gradient_norm"] > 0
 
 
-def test_two_images_are_enough(tiny_checkpoint: Path):
-    assert case_of(tiny_checkpoint, images=(0, 1)).check()["image_positions"] == 3
+@pytest.mark.parametrize("preset", ["efficient", "quality", "full-bridge"])
+def test_a_decoder_only_language_model_passes(opt: Beginning, preset: str):
+    measured = case_of(opt, preset).check()
+
+    assert measured["loss"] == pytest.approx(measured["stock_loss"], rel=1e-3)
+    assert measured["swapped_loss"] != measured["loss"]
+
+
+@pytest.mark.parametrize("preset", ["fast", "efficient"])
+def test_prompts_of_several_lengths_pass(tiny_checkpoint: Path, preset: str):
+    mixed = Beginning(tiny_checkpoint, prompts=(PROMPT, "what is the colour of the dog"))
+
+    assert case_of(mixed, preset).check()["adapted_layers"] > 0
+
+
+@pytest.mark.parametrize("init", ["gaussian", "pissa", "olora"])
+def test_other_starts_of_the_adapter_pass(t5: Beginning, init: str):
+    assert case_of(t5, init=init).check()["adapted_layers"] == 12
+
+
+def test_pixels_in_place_of_features_pass(t5: Beginning):
+    case = case_of(t5)
+    old = case.probe
+
+    case.probe = observe(case.model, Cut.IMAGES, t5.pixels[:4], None, old.prompts, old.captions, CPU)
+
+    assert case.check()["feature_difference"] == 0
+
+
+def test_two_images_are_enough(t5: Beginning):
+    assert case_of(t5, images=2).check()["adapted_layers"] > 0
 
 
 def test_no_gradient_is_left_behind(case: Case):
     case.check()
 
     assert all(parameter.grad is None for parameter in case.subject.tuned.parameters())
+    assert not any(module.training for module in case.subject.tuned.modules())
 
 
-def test_images_of_the_same_captions_still_matter(case: Case):
-    same = replace(case.probe, captions=[case.probe.captions[0]] * 3)
+def test_images_of_the_same_captions_still_matter(tiny_checkpoint: Path):
+    same = Beginning(tiny_checkpoint)
+    same.captions[:] = [same.captions[0]] * len(same.captions)
 
-    measured = check(case.subject, same)
-
-    assert measured["feature_gradient_norm"] > 0
-
-
-def test_a_caption_of_one_word_that_the_prompt_has_too_is_no_leak(case: Case):
-    one_word = encode_captions(case.subject.processor.tokenizer, ["photo"], max_tokens=32)[0]
-    probe = replace(case.probe, captions=[*case.probe.captions[:2], one_word])
-
-    assert check(case.subject, probe)["image_positions"] == 3
+    assert case_of(same).check()["feature_gradient_norm"] > 0
 
 
-def with_prompt(case: Case, ids: list[int], image_positions: int) -> None:
-    case.subject = replace(case.subject, prompt=Prompt(PROMPT, torch.tensor(ids), image_positions))
+def read(start: Beginning, prompts: list[Prompt]) -> None:
+    """Holds prompts against captions of the first images, as a run does before it loads anything."""
+    token = image_token_id(start.processor)
+    check_inputs(prompts, start.captions[: len(prompts)], queries=3, image_token=token)
 
 
-def too_few_image_positions(case: Case) -> None:
-    with_prompt(case, case.subject.prompt.input_ids.tolist()[1:], 2)
+def test_sound_prompts_pass(t5: Beginning, opt: Beginning):
+    read(t5, t5.prompts)
+    read(opt, opt.prompts)
 
 
-def no_image_positions(case: Case) -> None:
-    with_prompt(case, case.subject.prompt.input_ids.tolist()[3:], 0)
+def with_ids(start: Beginning, change: Callable[[list[int]], list[int]]) -> Prompt:
+    return Prompt(PROMPT, torch.tensor(change(start.prompts[0].input_ids.tolist())), 3)
 
 
-def image_positions_behind_the_text(case: Case) -> None:
-    ids = case.subject.prompt.input_ids.tolist()
-    with_prompt(case, ids[3:] + ids[:3], 3)
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        (lambda ids: ids[1:], 2),
+        (lambda ids: ids[3:], 0),
+        (lambda ids: ids[3:] + ids[:3], 3),
+        (lambda ids: ids + ids[:1], 4),
+    ],
+    ids=["too few", "none", "behind the text", "one more in the text"],
+)
+def test_image_positions_that_are_not_exact_are_stopped(
+    t5: Beginning, change: Callable[[list[int]], list[int]], found: int
+):
+    prompts = [t5.prompts[0], with_ids(t5, change)]
+
+    with pytest.raises(PreflightError, match=f"has {found} <image> positions and the model 3 queries"):
+        read(t5, prompts)
 
 
-def an_image_position_in_the_text(case: Case) -> None:
-    case.subject = replace(case.subject, prompt=encode_prompt(case.subject.processor, "a photo of <image>"))
+@pytest.mark.parametrize("family", ["t5", "opt"])
+def test_a_caption_in_the_prompt_is_stopped(family: str, request: pytest.FixtureRequest):
+    start: Beginning = request.getfixturevalue(family)
+    leaking = encode_prompt(start.processor, f"{PROMPT} {captions_of_picture(1)[0]}")
+
+    with pytest.raises(PreflightError, match="a caption stands in the encoder's input"):
+        read(start, [start.prompts[0], leaking])
 
 
-def a_caption_in_the_prompt(case: Case) -> None:
-    text = f"a photo of {captions_of_picture(1)[0]}"
-    case.subject = replace(case.subject, prompt=encode_prompt(case.subject.processor, text))
+def test_a_caption_of_one_word_that_the_prompt_has_too_is_no_leak(t5: Beginning):
+    (ids,), _ = encode_captions(t5.processor.tokenizer, ["photo"], t5.model.config, prompt=PROMPT, max_tokens=32)
+
+    check_inputs(t5.prompts[:1], [[ids]], queries=3, image_token=image_token_id(t5.processor))
 
 
 def a_stray_trainable_weight(case: Case) -> None:
@@ -139,28 +218,45 @@ def a_frozen_adapter_on_a_target_layer(case: Case) -> None:
         parameter.requires_grad_(False)
 
 
-def a_tied_head(case: Case) -> None:
-    case.model.language_model.lm_head.weight = case.model.language_model.shared.weight
-
-
 def features_of_other_images(case: Case) -> None:
-    case.probe = replace(case.probe, features=case.probe.features.roll(1, dims=0))
+    case.look_again(case.probe.features.roll(1, dims=0))
 
 
 def features_of_which_one_is_anothers(case: Case) -> None:
     features = case.probe.features.clone()
     features[0] = features[1]
-    case.probe = replace(case.probe, features=features)
+    case.look_again(features)
 
 
 def features_that_are_not_finite(case: Case) -> None:
-    case.probe = replace(case.probe, features=case.probe.features * float("nan"))
+    case.look_again(case.probe.features * float("nan"))
 
 
-def a_prompt_that_training_does_not_see(case: Case) -> None:
-    ids = case.subject.prompt.input_ids.clone()
-    ids[-2] = 30
-    case.subject = replace(case.subject, prompt=replace(case.subject.prompt, input_ids=ids))
+def features_of_another_cut(case: Case) -> None:
+    case.look_again(case.probe.features[:, :1])
+
+
+class Leaky(Probe):
+    """Packs captions under a mask that lets each see those before it."""
+
+    def packed(self, model) -> PackedCaptions:
+        packed = super().packed(model)
+        everything_before = torch.ones_like(packed.mask).tril()
+        return replace(packed, mask=everything_before)
+
+
+def a_mask_that_lets_captions_see_each_other(case: Case) -> None:
+    case.probe = Leaky(**{field.name: getattr(case.probe, field.name) for field in fields(case.probe)})
+
+
+def weights_that_changed_since_the_stock_model_was_asked(case: Case) -> None:
+    weight = case.model.get_output_embeddings().weight
+    case.subject = replace(case.subject, stored={})
+    weight.data.mul_(1.1)
+
+
+def a_stock_loss_that_is_not_finite(case: Case) -> None:
+    case.subject = replace(case.subject, stock_loss=float("nan"))
 
 
 def an_adapter_that_is_not_zero(case: Case) -> None:
@@ -171,29 +267,39 @@ def an_adapter_that_is_not_zero(case: Case) -> None:
 
 def a_projection_of_zeros(case: Case) -> None:
     case.model.language_projection.weight.data.zero_()
+    case.look_again(None)
+    case.subject = replace(case.subject, stock_loss=stock_loss(case.model, case.probe, CPU))
 
 
-@pytest.mark.parametrize(
-    ("broken", "message"),
-    [
-        (too_few_image_positions, "has 2 <image> positions and the model 3 queries"),
-        (no_image_positions, "has 0 <image> positions and the model 3 queries"),
-        (image_positions_behind_the_text, "has 3 <image> positions and the model 3 queries"),
-        (an_image_position_in_the_text, "has 4 <image> positions and the model 3 queries"),
-        (a_caption_in_the_prompt, "a caption stands in the encoder's input"),
-        (a_stray_trainable_weight, "1 layers differ, base_model.model.language_projection.weight first"),
-        (a_target_layer_without_adapter, "1 layers differ, language_model.lm_head first"),
-        (an_adapter_on_a_layer_that_was_not_meant, "1 layers differ, language_model.decoder"),
-        (a_frozen_adapter_on_a_target_layer, "1 layers differ, language_model.encoder"),
-        (features_of_other_images, "stored features are not this model's"),
-        (features_of_which_one_is_anothers, "stored features are not this model's"),
-        (features_that_are_not_finite, "stored features are not this model's"),
-        (a_prompt_that_training_does_not_see, "the training step's loss is"),
-        (an_adapter_that_is_not_zero, "the fresh adapter changes the base model's loss"),
-        (a_projection_of_zeros, "the image does not matter"),
-    ],
-    ids=lambda value: value.__name__ if callable(value) else "",
+FAULTS = [
+    (a_target_layer_without_adapter, "1 layers differ, language_model.lm_head first"),
+    (an_adapter_on_a_layer_that_was_not_meant, "1 layers differ, "),
+    (a_frozen_adapter_on_a_target_layer, "1 layers differ, "),
+    (a_stray_trainable_weight, "1 layers differ, language_projection first"),
+    (features_of_other_images, "stored features are not this model's"),
+    (features_of_which_one_is_anothers, "stored features are not this model's"),
+    (features_that_are_not_finite, "stored features are not this model's"),
+    (features_of_another_cut, "stored features are not this model's"),
+    (a_mask_that_lets_captions_see_each_other, "the training step's loss is"),
+    (weights_that_changed_since_the_stock_model_was_asked, "the training step's loss is"),
+    (a_stock_loss_that_is_not_finite, "the training step's loss is"),
+    (an_adapter_that_is_not_zero, "the fresh adapter changes the base model's loss"),
+    (a_projection_of_zeros, "the image does not matter"),
+]
+AT_EVERY_CUT = (
+    features_of_which_one_is_anothers,
+    features_that_are_not_finite,
+    a_mask_that_lets_captions_see_each_other,
+    an_adapter_that_is_not_zero,
+    a_projection_of_zeros,
 )
+
+
+def name_of(value: object) -> str:
+    return getattr(value, "__name__", "")
+
+
+@pytest.mark.parametrize(("broken", "message"), FAULTS, ids=name_of)
 def test_what_is_broken_is_stopped(case: Case, broken: Callable[[Case], None], message: str):
     broken(case)
 
@@ -201,8 +307,36 @@ def test_what_is_broken_is_stopped(case: Case, broken: Callable[[Case], None], m
         case.check()
 
 
+@pytest.mark.parametrize("preset", ["fast", "quality"])
+@pytest.mark.parametrize(("broken", "message"), [fault for fault in FAULTS if fault[0] in AT_EVERY_CUT], ids=name_of)
+def test_wherever_the_model_is_cut_it_is_stopped(
+    t5: Beginning, preset: str, broken: Callable[[Case], None], message: str
+):
+    case = case_of(t5, preset)
+    broken(case)
+
+    with pytest.raises(PreflightError, match=message):
+        case.check()
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        (a_mask_that_lets_captions_see_each_other, "the training step's loss is"),
+        (a_projection_of_zeros, "the image does not matter"),
+    ],
+    ids=name_of,
+)
+def test_a_broken_decoder_only_subject_is_stopped(opt: Beginning, broken: Callable[[Case], None], message: str):
+    case = case_of(opt)
+    broken(case)
+
+    with pytest.raises(PreflightError, match=message):
+        case.check()
+
+
 def test_a_head_tied_in_silence_is_stopped(case: Case):
-    a_tied_head(case)
+    case.model.language_model.lm_head.weight = case.model.language_model.shared.weight
 
     with pytest.raises(CheckpointError, match="the output head was tied"):
         case.check()
