@@ -41,10 +41,13 @@ def tell(
     seconds: Mapping[str, Sequence[float]],
     *,
     as_json: bool,
+    columns: Mapping[str, Mapping[str, float]] | None = None,
 ) -> None:
-    """Prints the outcome; a ratio above 1 means faster than the baseline."""
+    """Prints the outcome; a ratio above 1 means faster than the baseline. `columns` are further figures of a row."""
+    further = columns or {}
     rows = [
         {"name": name, "median_s": statistics.median(times), "min_s": min(times), "max_s": max(times)}
+        | dict(further.get(name, {}))
         for name, times in seconds.items()
     ]
     if as_json:
@@ -61,9 +64,14 @@ def tell(
         return
     print(f"{benchmark}: 1.0 is {baseline}")
     for row in rows:
-        print(f"  {row['name']:28} {row['median_s']:9.3f} s  [{row['min_s']:.3f}, {row['max_s']:.3f}]")
+        told = _told(further.get(str(row["name"]), {}))
+        print(f"  {row['name']:28} {row['median_s']:9.3f} s  [{row['min_s']:.3f}, {row['max_s']:.3f}]{told}")
     for name, ratio in ratios.items():
         print(f"  {name:28} {ratio:9.1f} ×")
+
+
+def _told(columns: Mapping[str, float]) -> str:
+    return "".join(f"  {name} {value:,.4g}" for name, value in columns.items())
 
 
 def ratio(seconds: Mapping[str, Sequence[float]], baseline: str, contestant: str) -> float:
