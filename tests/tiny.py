@@ -35,21 +35,23 @@ _QFORMER = {
 }
 
 
-def write_tiny_checkpoint(folder: Path, *, seed: int = 0, tied: bool = False) -> Path:
+def write_tiny_checkpoint(
+    folder: Path, *, seed: int = 0, tied: bool = False, text_width: int = 32, vision_width: int = 32
+) -> Path:
     """A random BLIP-2 flan-T5 in stock layout: 32 px images, 3 queries, width 32, about 100 k parameters."""
     from transformers import Blip2Config, Blip2ForConditionalGeneration
 
     torch.manual_seed(seed)
     processor = tiny_processor()
     config = Blip2Config(
-        vision_config=_VISION,
-        qformer_config=_QFORMER,
+        vision_config=_VISION | {"hidden_size": vision_width, "intermediate_size": 2 * vision_width},
+        qformer_config=_QFORMER | {"encoder_hidden_size": vision_width},
         text_config={
             "model_type": "t5",
             "vocab_size": 96,
-            "d_model": 32,
-            "d_kv": 8,
-            "d_ff": 64,
+            "d_model": text_width,
+            "d_kv": text_width // 4,
+            "d_ff": 2 * text_width,
             "num_layers": 2,
             "num_decoder_layers": 2,
             "num_heads": 4,
@@ -68,7 +70,7 @@ def write_tiny_checkpoint(folder: Path, *, seed: int = 0, tied: bool = False) ->
         model.query_tokens.normal_(std=0.5)
         model.language_projection.weight.normal_(std=0.5)
         if not tied:
-            model.language_model.lm_head.weight = torch.nn.Parameter(torch.randn(96, 32) * 0.3)
+            model.language_model.lm_head.weight = torch.nn.Parameter(torch.randn(96, text_width) * 0.3)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder

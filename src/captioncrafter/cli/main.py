@@ -6,6 +6,7 @@ Imports torch and transformers only once a verb is at work, so that `--help` ans
 """
 
 import functools
+import logging
 import operator
 import os
 import signal
@@ -40,6 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not debug:
         # What one library has to say to the authors of another is nothing that a user can act on.
         warnings.simplefilter("ignore", FutureWarning)
+        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
         # An image that Pillow warns of either decodes or is set aside by name.
         warnings.filterwarnings("ignore", module=r"PIL\.")
     signal.signal(signal.SIGTERM, _end)

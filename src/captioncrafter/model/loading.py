@@ -53,6 +53,8 @@ def load_model(
                 dtype=arithmetic.dtype,
                 quantization_config=_quantisation(arithmetic),
                 device_map=_device_map(config, device, parts),
+                # Eager attention adds a boolean mask to the scores instead of masking them: another loss, no error.
+                attn_implementation="sdpa",
                 use_safetensors=True,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # reported below, by name
@@ -68,6 +70,7 @@ def load_model(
             "the checkpoint does not fit its config.json."
         )
     _without_hooks(model)
+    _without_packing(model)
     if model.query_tokens.is_meta and (parts is None or _is_in(_QUERIES, parts)):
         # A parameter of the model itself, not of a module: a device map cannot say where it goes.
         model.query_tokens = torch.nn.Parameter(_read(stored[_QUERIES]).to(device, arithmetic.dtype))
@@ -123,6 +126,16 @@ def _without_hooks(model: Blip2) -> None:
 
     remove_hook_from_submodules(model)
     model.__dict__.pop("hf_device_map", None)
+
+
+def _without_packing(model: Blip2) -> None:
+    """Keeps bitsandbytes from packing 4-bit weights for the CPU's bfloat16 units when a layer first runs in eval mode.
+
+    bitsandbytes 0.50 has no gradient through what it packs: training after a validation would be wrong in silence.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 def _tied_for_lack_of(config: Any, stored: dict[str, weights.StoredTensor]) -> list[str]:
