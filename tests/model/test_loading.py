@@ -91,7 +91,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
 
 
 def test_loading_a_part_never_holds_the_rest(tmp_path: Path):
-    folder = write_tiny_checkpoint(tmp_path / "tiny", vision_width=1024)  # 100 MB, nearly all of it the vision half
+    folder = write_tiny_checkpoint(tmp_path / "tiny", vision_width=1536)  # 230 MB, nearly all of it the vision half
 
     def peak_mb(parts: str) -> int:
         done = subprocess.run(
@@ -99,7 +99,7 @@ def test_loading_a_part_never_holds_the_rest(tmp_path: Path):
         )
         return int(done.stdout)
 
-    assert peak_mb("language_model.shared,language_model.decoder,language_model.lm_head") < peak_mb("") / 4
+    assert peak_mb("language_model.shared,language_model.decoder,language_model.lm_head") < peak_mb("") / 3
 
 
 def loss_of(model: nn.Module, folder: Path) -> torch.Tensor:
