@@ -19,6 +19,21 @@ SHARED = Path(__file__).resolve().parents[1].parent / "shared"
 ALLOWED_SKIPS = Path(__file__).parent / "allowed_skips.txt"
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--faults` runs the whole fault suite; without it, tests marked `faults` are left out."""
+    parser.addoption("--faults", action="store_true", help="run the whole fault suite (tests/faults), and only that")
+    parser.addoption("--faults-seed", type=int, default=0, help="seed of the moments at which faults strike")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leaves out what a seeded sample of the fault suite does without, unless all of it is asked for."""
+    whole = config.getoption("--faults")
+    left_out = [item for item in items if item.get_closest_marker("faults") and not whole]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
+
+
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A BLIP-2 of the published layout with random weights: three queries, width 32, an untied head."""

@@ -1,0 +1,81 @@
+"""SIGTERM, SIGINT and a time budget: a checkpoint at the next safe point, a status, and the way on."""
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from faults.course import Course, send
+
+MOMENTS = {"step": ("batch", 12), "validation": ("validation", 3), "save": ("save", 4)}
+full = pytest.mark.faults
+
+
+@pytest.mark.parametrize(
+    ("number", "moment"),
+    [
+        (signal.SIGTERM, "step"),
+        pytest.param(signal.SIGTERM, "validation", marks=full),
+        (signal.SIGTERM, "save"),
+        pytest.param(signal.SIGINT, "step", marks=full),
+        (signal.SIGINT, "validation"),
+        pytest.param(signal.SIGINT, "save", marks=full),
+    ],
+)
+def test_a_signal_stops_at_the_next_safe_point_and_says_how_to_go_on(
+    course: Course, out: Path, number: signal.Signals, moment: str
+):
+    at, nth = MOMENTS[moment]
+
+    trial = course.trial(out, faults=[send(number, at=at, nth=nth)])
+
+    assert trial.first.status == 128 + number, trial.first.said
+    assert "Give the same command with --resume to go on" in trial.first.said
+    assert trial.continued() == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("moment", ["extraction", "preflight"])
+@full
+def test_a_signal_before_the_first_step_ends_at_once_and_loses_nothing(
+    course: Course, out: Path, number: signal.Signals, moment: str
+):
+    trial = course.trial(out, faults=[send(number, at=moment, nth=1)])
+
+    assert trial.first.status == 128 + number, trial.first.said
+    assert trial.continued() == []
+
+
+@pytest.mark.parametrize("nth", [5, 6])
+@full
+def test_a_second_signal_amid_the_save_stops_at_once_and_leaves_a_good_checkpoint(course: Course, out: Path, nth: int):
+    """Batch 12 is of step 7, whose save is the third; each is of two files."""
+    twice = [send(signal.SIGTERM, at="batch", nth=12), send(signal.SIGTERM, at="save", nth=nth)]
+
+    trial = course.trial(out, faults=twice)
+
+    assert trial.first.status in (130, 143), trial.first.said
+    assert trial.continued() == []
+    assert "going on after step 6" in trial.second.said
+    assert "passed over" not in trial.second.said
+
+
+@full
+def test_a_second_signal_amid_a_step_leaves_a_good_checkpoint(course: Course, out: Path):
+    twice = [send(signal.SIGTERM, at="batch", nth=11), send(signal.SIGTERM, at="batch", nth=12)]
+
+    trial = course.trial(out, faults=twice)
+
+    assert trial.first.status in (130, 143), trial.first.said
+    assert trial.continued() == []
+    assert "going on after step 6" in trial.second.said
+
+
+def test_a_time_budget_ends_a_run_in_parts_with_status_0(course: Course, out: Path):
+    first = course.start(out, "--stop-after", "0.1s").end()
+    trial = course.gone_on(out, first)
+
+    assert first.status == 0, first.said
+    assert "its time is used up" in first.said or "stopped after step" in first.said
+    assert "--resume" in first.said
+    assert trial.continued() == []
