@@ -9,11 +9,12 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from captioncrafter import events
 from captioncrafter.errors import DataError
 
 LOG = "log.jsonl"
@@ -27,6 +28,9 @@ IMAGE_SCORES = "image_scores.jsonl"
 REPORT = "report.html"
 BASE = "base"
 """Folder in a run for predictions and scores of the base model without the adapter."""
+
+_ASIDE = re.compile(r"\.(.+)\.(\d{1,9})\.(?:tmp|old)", re.DOTALL)
+"""Names that `replacing` and `replacing_folder` give: of what, and by which process."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,7 @@ class Run:
         write_json(self.path / MANIFEST, self.manifest() | entries)
 
     def log(self) -> list[dict[str, Any]]:
-        """The rows logged so far, oldest first; a last line that a kill cut short is left out."""
+        """The rows logged so far, oldest first; a last line cut short by a kill is left out, others with a warning."""
         path = self.path / LOG
         return list(_whole_lines(path)) if path.is_file() else []
 
@@ -91,11 +95,14 @@ class Run:
 
 
 def _whole_lines(path: Path) -> Iterator[dict[str, Any]]:
-    for line in path.read_text(encoding="utf-8").split("\n"):
+    *lines, last = path.read_bytes().split(b"\n")
+    for number, line in enumerate(lines, start=1):
         try:
             yield json.loads(line)
-        except json.JSONDecodeError:
-            return
+        except (json.JSONDecodeError, UnicodeDecodeError):
+            events.warn(f"{path}, line {number}: damaged; left out.")
+    with suppress(json.JSONDecodeError, UnicodeDecodeError):
+        yield json.loads(last)
 
 
 def cache_folder() -> Path:
@@ -173,14 +180,22 @@ def recover(path: Path) -> None:
         if left.suffix == ".old" and not path.exists():
             left.replace(path)
             _sync(path.parent)
-        else:
+        elif left.is_dir():
             shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
+
+
+def recover_all(folder: Path) -> None:
+    """Mends what a kill left in `folder` of any files and folders that were being replaced, as `recover` does."""
+    if folder.is_dir():
+        for name in {match[1] for entry in folder.iterdir() if (match := _ASIDE.fullmatch(entry.name))}:
+            recover(folder / name)
 
 
 def _left_behind(path: Path) -> list[Path]:
-    name = re.compile(rf"\.{re.escape(path.name)}\.(\d{{1,9}})\.(?:tmp|old)")
-    found = [(entry, name.fullmatch(entry.name)) for entry in path.parent.iterdir()]
-    return [entry for entry, match in found if match and not _in_use(entry, int(match[1]))]
+    found = [(entry, _ASIDE.fullmatch(entry.name)) for entry in path.parent.iterdir()]
+    return [entry for entry, match in found if match and match[1] == path.name and not _in_use(entry, int(match[2]))]
 
 
 def _in_use(folder: Path, process: int) -> bool:

@@ -29,7 +29,8 @@ def open_run(options: recipe.Recipe, out: Path, *, resume: bool, branch: Path | 
     if out.exists() and not out.is_dir():
         raise InputError(f"{out}: is a file, and a run needs a folder. Choose another --out.")
     run = runs.Run(out)
-    runs.recover(run.adapter)
+    for folder in (out, out / runs.CHECKPOINTS):
+        runs.recover_all(folder)
     if not (out / runs.RECIPE).is_file():
         if resume:
             raise InputError(f"{out}: nothing to resume: no run is there. Leave out --resume to start one.")
@@ -44,6 +45,11 @@ def open_run(options: recipe.Recipe, out: Path, *, resume: bool, branch: Path | 
         )
     if not resume and RESULT not in run.manifest():
         raise InputError(f"{out}: an unfinished run is already there. Go on with --resume, or choose another --out.")
+    if not run.manifest():
+        raise InputError(
+            f"{out / runs.MANIFEST}: gone, and with it what the run was started with. Put it back to go on, or choose "
+            f"another --out; with --branch {out} that starts from this run's weights."
+        )
     return run
 
 

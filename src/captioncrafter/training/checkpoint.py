@@ -75,14 +75,15 @@ def save(
     return path
 
 
-def newest_good(folder: Path) -> Path | None:
+def newest_good(folder: Path, *, with_best: bool = False) -> Path | None:
     """The newest checkpoint under `folder` whose files are all there and unchanged; None when there is none.
 
-    Each one passed over is named, with the reason.
+    With `with_best`, that of the best validation before it has to be as whole. Each one passed over is named, with
+    the reason.
     """
     passed_over = 0
     for path in _newest_first(folder):
-        fault = _fault(path)
+        fault = _fault(path) or (_fault_of_its_best(path) if with_best else None)
         if fault is None:
             return path
         events.warn(f"{path}: {fault}; passed over.")
@@ -107,9 +108,14 @@ def best_good(folder: Path) -> Path | None:
     newest = newest_good(folder)
     if newest is None:
         return None
-    best = Progress(**_state(newest)["progress"]).best_step
-    path = folder / _name(best) if best is not None else newest
+    path = best_of(newest) or newest
     return path if _fault(path) is None else newest
+
+
+def best_of(path: Path) -> Path | None:
+    """Where the checkpoint of the best validation lies that the one at `path` knows of; None before the first."""
+    best = Progress(**_state(path)["progress"]).best_step
+    return path.with_name(_name(best)) if best is not None else None
 
 
 def copy_weights(path: Path, parameters: dict[str, nn.Parameter]) -> None:
@@ -154,6 +160,12 @@ def _fault(path: Path) -> str | None:
     except (OSError, KeyError, json.JSONDecodeError, UnicodeDecodeError, SafetensorError) as error:
         return f"not whole ({error})"
     return None
+
+
+def _fault_of_its_best(path: Path) -> str | None:
+    best = best_of(path)
+    fault = _fault(best) if best is not None else None
+    return f"{best} holds its best weights and is not whole ({fault})" if fault else None
 
 
 def _state(path: Path) -> dict[str, Any]:

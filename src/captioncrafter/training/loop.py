@@ -121,24 +121,40 @@ class _Loop:
 
     def _resume(self) -> None:
         folder = self.run.path / runs.CHECKPOINTS
-        found = checkpoint.newest_good(folder) if self.processes.is_main else None
+        found = checkpoint.newest_good(folder, with_best=True) if self.processes.is_main else None
         name = self.processes.broadcast(found.name if found else None)
         if name is None:
             self._keep_log(before=-1)
             self._validate()
             return
+        if self.processes.is_main:
+            self._renew_adapter(folder / name)
         self.progress = checkpoint.restore(folder / name, self.stepper.parameters, self.stepper.optimizer)
         self.stepper.halvings = self.progress.halvings
         self.window = Window(**self.progress.window)
         self._keep_log(before=self.progress.step)
-        if self.progress.step == self.progress.best_step and self.processes.is_main:
-            # The adapter is written after the checkpoint that knows of it: a kill between the two left the one before.
-            self.save_best(self.run.adapter)
+        self._warn_of_lost_rows()
         events.say(f"going on after step {self.progress.step} of {self.schedule.steps}")
+
+    def _renew_adapter(self, resumed: Path) -> None:
+        """Writes the best adapter before `resumed` again, from its checkpoint, whose weights are in memory afterwards.
+
+        It was written after the checkpoint that knows of it, so a kill between the two left the one before; and no
+        hash tells whether it was damaged since.
+        """
+        best = checkpoint.best_of(resumed)
+        if best is not None:
+            checkpoint.copy_weights(best, self.stepper.parameters)
+            self.save_best(self.run.adapter)
 
     def _keep_log(self, *, before: int) -> None:
         if self.processes.is_main:
             self.run.keep_log(lambda row: row["step"] <= before)
+
+    def _warn_of_lost_rows(self) -> None:
+        newest = self.progress.step - self.progress.step % self.training.log_every_steps
+        if self.processes.is_main and newest and all(row["step"] < newest for row in self.run.log()):
+            events.warn(f"{self.run.path / runs.LOG}: rows of steps before {self.progress.step} are gone from it.")
 
     def _step(self) -> str:
         step = self.progress.step
