@@ -187,6 +187,18 @@ def test_another_seed_drops_otherwise(dropping: Beginning, make_stepper: MakeSte
     assert float(one.update(0, RATE).loss) != float(other.update(0, RATE).loss)
 
 
+def test_a_step_takes_nothing_over_from_the_gradient_of_the_one_before(
+    exact: dict[str, Beginning], make_stepper: MakeStepper
+):
+    stepper = make_stepper(exact["efficient"], size=2)
+    stepper.update(0, 0.0)
+    first = gradients(stepper)
+
+    stepper.update(0, 0.0)
+
+    assert equal(gradients(stepper), first)
+
+
 def test_the_rate_is_that_of_the_step(dropping: Beginning, make_stepper: MakeStepper):
     stepper = make_stepper(dropping)
     before = weights(stepper)
