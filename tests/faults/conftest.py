@@ -37,11 +37,22 @@ def course(fault_folder: Path) -> Iterator[Course]:
 
 
 @pytest.fixture
-def out(fault_folder: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
+def out(fault_folder: Path) -> Iterator[Path]:
     """A run folder that is still to be made."""
     own = Path(tempfile.mkdtemp(dir=fault_folder))
     yield own / "run"
     shutil.rmtree(own, ignore_errors=True)
+
+
+@pytest.fixture
+def own(course: Course, out: Path) -> Course:
+    """The course over a checkpoint and data of its own, which a test may change."""
+    folder = out.parent
+    shutil.copytree(course.folder / "base", folder / "base")
+    shutil.copytree(course.folder / "data", folder / "data")
+    recipe = folder / "tiny.toml"
+    recipe.write_text(RECIPE.format(base=folder / "base", data=folder / "data"))
+    return Course(course.forks, folder, recipe)
 
 
 @pytest.fixture

@@ -86,13 +86,6 @@ def _() -> None:
     train.refuse_other_inputs = lambda run, facts: None
 
 
-@removal("a folder that a kill left aside comes back")
-def _() -> None:
-    from captioncrafter import runs
-
-    runs.recover = lambda path: None
-
-
 @removal("a smaller world is refused")
 def _() -> None:
     from captioncrafter.training import processes

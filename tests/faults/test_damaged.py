@@ -32,11 +32,8 @@ UNHASHED = {"log": "log.jsonl", "manifest": "manifest.json"}
 
 SAMPLED = {
     ("newest weights", "middle_byte"),
-    ("newest optimizer", "deleted"),
     ("every state", "cut_short"),
     ("adapter weights", "middle_byte"),
-    ("manifest", "deleted"),
-    ("log", "middle_byte"),
 }
 
 

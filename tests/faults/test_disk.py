@@ -109,6 +109,7 @@ def test_a_place_where_nobody_may_write_is_named(course: Course, out: Path):
     assert str(place) in ended.said and "Traceback" not in ended.said
 
 
+@full
 def test_signals_are_heard_while_the_disk_is_full(course: Course, out: Path):
     limit = {"at": "save", "nth": 5, "do": "limit_file_size", "size": 20_000}
 

@@ -26,7 +26,7 @@ def parts(out: Path) -> str:
 @pytest.mark.parametrize(
     "fault",
     [
-        {"do": "delete"},
+        pytest.param({"do": "delete"}, marks=full),
         pytest.param({"do": "truncate", "size": 0}, marks=full),
         {"do": "truncate", "size": 1000},
         pytest.param({"do": "flip"}, marks=full),

@@ -2,27 +2,15 @@
 
 import shutil
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from captioncrafter import runs
-from faults.course import RECIPE, Course, send
+from faults.course import Course, send
 from tiny import write_tiny_checkpoint, write_tiny_dataset
 
 full = pytest.mark.faults
-
-
-@pytest.fixture
-def own(course: Course, out: Path) -> Iterator[Course]:
-    """The course over a checkpoint and data of its own, which a test may change."""
-    folder = out.parent
-    shutil.copytree(course.folder / "base", folder / "base")
-    shutil.copytree(course.folder / "data", folder / "data")
-    recipe = folder / "tiny.toml"
-    recipe.write_text(RECIPE.format(base=folder / "base", data=folder / "data"))
-    yield Course(course.forks, folder, recipe)
 
 
 def stop(own: Course, out: Path) -> None:
@@ -64,6 +52,7 @@ def test_another_recipe_is_refused_with_what_differs(own: Course, out: Path):
     assert "training.learning_rate: 0.01 in the run, 0.001 now" in ended.said
 
 
+@full
 def test_a_branch_starts_a_new_run_from_the_best_weights_of_another(own: Course, out: Path):
     stop(own, out)
 

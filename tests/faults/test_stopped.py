@@ -14,7 +14,7 @@ full = pytest.mark.faults
 @pytest.mark.parametrize(
     ("number", "moment"),
     [
-        (signal.SIGTERM, "step"),
+        pytest.param(signal.SIGTERM, "step", marks=full),
         pytest.param(signal.SIGTERM, "validation", marks=full),
         (signal.SIGTERM, "save"),
         pytest.param(signal.SIGINT, "step", marks=full),

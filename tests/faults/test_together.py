@@ -23,6 +23,7 @@ def pair(course: Course) -> Path:
     return out
 
 
+@full
 def test_a_run_of_two_ended_and_gone_on_with_is_the_same_bit_for_bit(course: Course, out: Path, pair: Path):
     ends = [one.end() for one in course.start_together(out, faults={1: [send(signal.SIGKILL, at="batch", nth=12)]})]
     again = [one.end() for one in course.start_together(out)]
@@ -69,6 +70,7 @@ def test_a_fault_of_one_ends_both(course: Course, out: Path, pair: Path):
     assert differences(out, pair) == []
 
 
+@full
 def test_two_processes_see_the_same_images_in_the_same_order_and_learn_the_same(course: Course, pair: Path):
     """Sums of float32 in another order: losses agree to 1e-4 of themselves, weights to 1e-3 of the largest."""
     one, two = runs.Run(course.whole).log(), runs.Run(pair).log()
@@ -84,6 +86,7 @@ def test_two_processes_see_the_same_images_in_the_same_order_and_learn_the_same(
     assert all(torch.allclose(together[name], tensor, atol=1e-3 * largest) for name, tensor in alone.items())
 
 
+@full
 def test_a_run_of_two_is_not_gone_on_with_by_one(course: Course, out: Path):
     for one in course.start_together(out, faults={0: [send(signal.SIGTERM, at="batch", nth=9)]}):
         one.end()
