@@ -104,8 +104,13 @@ def score(predictions: Mapping[str, str], references: References, scorer: Captio
 
 
 def cider_of(predictions: Mapping[str, str], references: References) -> float:
-    """CIDEr alone: a fraction of a second once `references` have been used before."""
-    return float(np.mean(cider_d(_tokens(predictions, references, None), references)))
+    """CIDEr-D alone, as a fraction: fast enough for every validation once the references' statistics are there."""
+    return float(np.mean(ciders_of(predictions, references)))
+
+
+def ciders_of(predictions: Mapping[str, str], references: References) -> Float[np.ndarray, " image"]:
+    """CIDEr-D of each image, as a fraction, in the order of the references; the corpus value is their mean."""
+    return cider_d(_tokens(predictions, references, None), references)
 
 
 def shuffled(predictions: Mapping[str, str], *, seed: int) -> dict[str, str]:

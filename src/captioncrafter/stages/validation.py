@@ -38,27 +38,12 @@ def validation(
     chosen = list(images)[: options.validation.images]
     references = References({image.image_id: list(image.captions) for image in chosen})
     decoding = options.decoding.model_copy(update={"num_beams": options.validation.num_beams, "sample": False})
-    size = decoding.images_per_batch
-    batches = [chosen[start : start + size] for start in range(0, len(chosen), size)]
 
     people = [image.captions[0] for image in chosen]
     of_people = {"people_distinct": distinct_captions(people), "people_copied": 1 - novel_captions(people, known)}
 
-    def caption(batch: Sequence[CaptionedImage]) -> dict[str, str]:
-        prompts = [base.prompt_of(image) for image in batch]
-        rows = stacked(prompts, pad_id=model.config.text_config.pad_token_id).to(base.device)
-        with torch.no_grad():
-            context = context_of(model, features(batch).to(base.device), base.cut, rows)
-        captions = decode(model, base.processor, context, decoding)
-        return {image.image_id: text for image, text in zip(batch, captions, strict=True)}
-
-    def features(batch: Sequence[CaptionedImage]) -> Tensor:
-        if store is None:
-            return pixel_values(base.processor, [image.decode() for image in batch])
-        return store.rows([feature_name(image.content, base.prompt_of(image), base.cut) for image in batch])
-
     def validate() -> Validation:
-        mine = {name: text for batch in processes.share(batches) for name, text in caption(batch).items()}
+        mine = captions_of(base, model, chosen, store, decoding, processes)
         found = {name: text for part in processes.everywhere(mine) for name, text in part.items()}
         predictions = {image.image_id: found[image.image_id] for image in chosen}
         shuffled_predictions = shuffled(predictions, seed=options.evaluation.seed)
@@ -73,3 +58,31 @@ def validation(
         )
 
     return validate
+
+
+def captions_of(
+    base: Base,
+    model: Blip2,
+    images: Sequence[CaptionedImage],
+    store: FeatureStore | None,
+    decoding: recipe.Decoding,
+    processes: Processes | None = None,
+) -> dict[str, str]:
+    """Captions by image id, from stored features where there are such; with several processes, of this one's share."""
+    size = decoding.images_per_batch
+    batches: Sequence[Sequence[CaptionedImage]] = [images[at : at + size] for at in range(0, len(images), size)]
+    captions: dict[str, str] = {}
+    for batch in processes.share(batches) if processes is not None else batches:
+        prompts = [base.prompt_of(image) for image in batch]
+        rows = stacked(prompts, pad_id=model.config.text_config.pad_token_id).to(base.device)
+        with torch.no_grad():
+            context = context_of(model, _features(base, batch, store).to(base.device), base.cut, rows)
+        texts = decode(model, base.processor, context, decoding)
+        captions.update(zip((image.image_id for image in batch), texts, strict=True))
+    return captions
+
+
+def _features(base: Base, batch: Sequence[CaptionedImage], store: FeatureStore | None) -> Tensor:
+    if store is None:
+        return pixel_values(base.processor, [image.decode() for image in batch])
+    return store.rows([feature_name(image.content, base.prompt_of(image), base.cut) for image in batch])

@@ -208,10 +208,9 @@ class _Loop:
             return  # agreeing waits for the device
         mine = torch.tensor([stop.code, self.stepper.halvings])
         code, self.stepper.halvings = self.processes.agree(mine).tolist()
-        if not code:
+        if not code or self.progress.finished:
             return
-        if not self.progress.finished:
-            self._save()
+        self._save()
         raise guard.Stopped(
             f"stopped after step {self.progress.step} of {self.schedule.steps}, for {guard.reason(code)}; everything "
             f"is kept in {self.run.path}. Give the same command with --resume to go on.",

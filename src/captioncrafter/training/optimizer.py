@@ -31,9 +31,9 @@ def learning_rate(step: int, steps: int, training: recipe.Training) -> float:
 
 def clipped(parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:
     """Scales the gradients to a total norm of at most `max_norm`; gives the norm they had. Waits for no device."""
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    norm = nn.utils.get_total_norm(gradients)
-    torch._foreach_mul_(gradients, (max_norm / (norm + 1e-6)).clamp(max=1.0))
+    parameters = list(parameters)
+    norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
+    nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
     return norm
 
 
