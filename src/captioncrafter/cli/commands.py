@@ -66,6 +66,21 @@ class Train:
 
 
 @dataclass(frozen=True)
+class Plan:
+    """Tell what RECIPE needs of memory, disk and time, and the cheapest change that makes it fit. Trains nothing.
+
+    Of a base on the hub, only its configuration is downloaded.
+    """
+
+    recipe: Positional[str]
+    """Bundled recipe or TOML file; options override it."""
+    gpu_memory: str | None = None
+    """Plan for a GPU with this much memory (8GB, 23.5GiB), in place of the recipe's device."""
+    json: Json = False
+    options: Annotated[AvoidSubcommands[Recipe], arg(name="")] = field(default_factory=Recipe)
+
+
+@dataclass(frozen=True)
 class Evaluate:
     """Score captions as coco-caption does: a predictions file, or a run (which captions a split first)."""
 

@@ -15,7 +15,7 @@ import traceback
 import warnings
 from collections.abc import Sequence
 from types import FrameType
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import tyro
 from pydantic import ValidationError
@@ -23,7 +23,7 @@ from tyro.conf import subcommand
 
 from captioncrafter import __version__, events, recipe
 from captioncrafter.cli import verbs
-from captioncrafter.cli.commands import Caption, Evaluate, Prepare, Quickstart, Report, Train
+from captioncrafter.cli.commands import Caption, Evaluate, Plan, Prepare, Quickstart, Report, Train
 from captioncrafter.errors import CaptionCrafterError, InputError
 
 _OUT_OF_MEMORY = (
@@ -96,10 +96,10 @@ def _parse(given: list[str]) -> Any:
     if given == ["--version"]:
         sys.stdout.write(f"captioncrafter {__version__}\n")
         sys.exit(0)
-    train = _train_defaults(given)
+    train, plan = _defaults_of(Train, given), _defaults_of(Plan, given)
     try:
         command = tyro.cli(
-            _commands(train),
+            _commands(train, plan),
             args=given or ["--help"],
             prog="captioncrafter",
             description="Teach BLIP-2 to caption your images. "
@@ -107,22 +107,26 @@ def _parse(given: list[str]) -> Any:
         )
     except ValidationError as error:
         raise InputError(recipe.explain(error, source="command line")) from None
-    if isinstance(command, Train) and command.recipe != train.recipe:
-        raise InputError(f"RECIPE comes first: captioncrafter train {command.recipe} …")
+    if isinstance(command, Train | Plan) and command.recipe not in (train.recipe, plan.recipe):
+        raise InputError(f"RECIPE comes first: captioncrafter {given[0]} {command.recipe} …")
     return command
 
 
-def _train_defaults(given: list[str]) -> Train:
-    """What `train RECIPE` starts from, so that its `--help` shows that recipe and options override it."""
-    named = len(given) > 1 and given[0] == "train" and not given[1].startswith("-")
-    return Train(given[1], options=recipe.load(given[1])) if named else Train("")
+_Tuning = TypeVar("_Tuning", Train, Plan)
 
 
-def _commands(train: Train) -> Any:
+def _defaults_of(verb: type[_Tuning], given: list[str]) -> _Tuning:
+    """What `train RECIPE` or `plan RECIPE` starts from: its `--help` shows that recipe, and options override it."""
+    named = len(given) > 1 and given[0] == verb.__name__.lower() and not given[1].startswith("-")
+    return verb(given[1], options=recipe.load(given[1])) if named else verb("")
+
+
+def _commands(train: Train, plan: Plan) -> Any:
     commands = (
         Annotated[Quickstart, subcommand("quickstart")],
         Annotated[Prepare, subcommand("prepare")],
         Annotated[Train, subcommand("train", default=train)] if train.recipe else Annotated[Train, subcommand("train")],
+        Annotated[Plan, subcommand("plan", default=plan)] if plan.recipe else Annotated[Plan, subcommand("plan")],
         Annotated[Evaluate, subcommand("evaluate")],
         Annotated[Caption, subcommand("caption")],
         Annotated[Report, subcommand("report")],
@@ -138,6 +142,8 @@ def _run(command: Any) -> int:
             return verbs.prepare(command)
         case Train():
             return verbs.train(command)
+        case Plan():
+            return verbs.plan(command)
         case Evaluate():
             return verbs.evaluate(command)
         case Caption():

@@ -10,6 +10,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from captioncrafter import events
+
 
 def print_json(value: Any) -> None:
     """One JSON object."""
@@ -58,6 +60,59 @@ def print_splits(splits: Mapping[str, tuple[int, int]]) -> None:
     for name, (images, captions) in splits.items():
         table.add_row(name, f"{images:,}", f"{captions:,}")
     _console().print(table)
+
+
+def print_plan(plan: Mapping[str, Any], *, recipe: str) -> None:
+    """Parts of the model, memory by phase, disk and time; last whether it fits, and what to change when it does not."""
+    parts = Table(title=f"{plan['base']} in {plan['precision']}", title_justify="left")
+    for column in ("part", "parameters (M)", "GB"):
+        parts.add_column(column, justify="left" if column == "part" else "right")
+    for part in plan["parts"]:
+        parts.add_row(part["name"], f"{part['parameters'] / 1e6:,.1f}", _gb(part["bytes"]))
+    whole = sum(part["parameters"] for part in plan["parts"])
+    parts.add_row("all", f"{whole / 1e6:,.1f}", _gb(sum(part["bytes"] for part in plan["parts"])))
+    parts.add_row("adapter (float32, trains)", f"{plan['trained_parameters'] / 1e6:,.1f}", "")
+    _console().print(parts)
+    phases = Table(title=f"GB in memory on {plan['device']}, phase by phase", title_justify="left")
+    for column in ("phase", "images at once", "base", "adapter, optimizer", "activations", "reserve", "all"):
+        phases.add_column(column, justify="left" if column == "phase" else "right")
+    for phase in plan["phases"]:
+        kinds = [phase[f"{kind}_bytes"] for kind in ("weights", "adapter", "working", "reserve")]
+        phases.add_row(phase["name"], str(phase["images"]), *map(_gb, kinds), _gb(sum(kinds)))
+    _console().print(phases)
+    for line in _plan_lines(plan, recipe):
+        print_line(line)
+
+
+def _plan_lines(plan: Mapping[str, Any], recipe: str) -> list[str]:
+    lengths, times = plan["lengths"], plan["times"]
+    lines = [
+        f"{lengths['images']:,} training images x {lengths['captions_per_image']:.1f} captions, "
+        f"{lengths['mean_tokens']} tokens an image (longest {lengths['longest_tokens']})",
+        f"Features, cut at {plan['cut']}: {_gb(plan['cache_bytes'])} GB on disk",
+        *(f"Assumed: {one}" for one in lengths["assumed"]),
+    ]
+    if times is None:
+        lines.append("Time: not told, for the device is not here to be measured")
+    else:
+        spans = {"features": "cache_s", "an epoch": "epoch_s", "a validation": "validation_s", "the run": "run_s"}
+        told = ", ".join(f"{name} {events.duration(times[key])}" for name, key in spans.items())
+        lines.append(f"Time, roughly: {told} ({times['matrix_flop_per_s'] / 1e12:.2f} TFLOP/s in a matrix product)")
+    verdict = f"{_gb(plan['peak_bytes'])} GB at the fullest, and {_gb(plan['limit_bytes'])} GB is {plan['limit_of']}"
+    if plan["fits"]:
+        return [*lines, f"Fits: {verdict}."]
+    if plan["flags"] is None:
+        return [*lines, f"Does not fit, and no change of options makes it: {verdict}."]
+    return [
+        *lines,
+        f"Does not fit: {verdict}. The cheapest change that makes it fit:",
+        f"  {program()} train {recipe} {' '.join(plan['flags'])}",
+        *(f"  note: {caution}" for caution in plan["cautions"]),
+    ]
+
+
+def _gb(count: float) -> str:
+    return f"{count / 1e9:,.2f}"
 
 
 def print_next(outcome: str, commands: Mapping[str, str]) -> None:

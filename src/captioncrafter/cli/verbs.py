@@ -8,7 +8,7 @@ from pathlib import Path
 
 from captioncrafter import recipe
 from captioncrafter.cli import tables
-from captioncrafter.cli.commands import Caption, Evaluate, Prepare, Quickstart, Report, Train
+from captioncrafter.cli.commands import Caption, Evaluate, Plan, Prepare, Quickstart, Report, Train
 from captioncrafter.errors import InputError
 
 DONE = 0
@@ -128,6 +128,18 @@ def duration_s(text: str) -> float:
     if not 0 < seconds < float("inf"):
         raise InputError(f'"{text}" is no length of time: write 90s, 55m or 2h.')
     return seconds
+
+
+def plan(command: Plan) -> int:
+    """Status 0, whether it fits or not: the answer is what was asked for."""
+    from captioncrafter.stages import plan as stage
+
+    found = stage.plan(command.options, gpu_memory=command.gpu_memory)
+    if command.json:
+        tables.print_json(found.to_json())
+    else:
+        tables.print_plan(found.to_json(), recipe=command.recipe)
+    return DONE
 
 
 def evaluate(command: Evaluate) -> int:

@@ -1,0 +1,225 @@
+"""`captioncrafter plan`: what a recipe needs of memory, disk and time, before anything large is downloaded."""
+
+import math
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from captioncrafter import events, recipe, runs
+from captioncrafter.errors import CheckpointError, InputError
+from captioncrafter.model import checkpoint, hardware, memory
+from captioncrafter.model.cut import Cut
+from captioncrafter.model.hardware import Arithmetic
+from captioncrafter.stages import remedies, speed
+from captioncrafter.stages.caption_lengths import CaptionLengths, caption_lengths
+from captioncrafter.stages.phases import Phase, Rehearsals, feature_shape
+from captioncrafter.stages.run_start import located
+
+_UNITS = {"GB": 10**9, "G": 10**9, "GIB": 2**30, "MB": 10**6, "M": 10**6, "MIB": 2**20}
+
+# CUDA's context and cuBLAS's workspace; and what torch's allocator cannot fill, as a share of what comes and goes.
+_CUDA_CONTEXT_BYTES = 600 * 2**20
+_CUDA_GAPS = 0.1
+# glibc keeps what is freed in between: measured on the mid-size model as half of what comes and goes, and as much again
+# as all of it where activations are recomputed.
+_CPU_GAPS, _CPU_GAPS_RECOMPUTING = 0.5, 1.0
+
+
+@dataclass(frozen=True)
+class Target:
+    """The device that is planned for; `here` is None when this machine has none. `limit_of` says whose limit it is."""
+
+    kind: str
+    here: torch.device | None
+    limit_bytes: int
+    limit_of: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a recipe comes to. `reserve_bytes` (by phase) is what device and allocator take beyond tensors.
+
+    `flags` are the cheapest change that makes it fit: empty when it fits, None when nothing does.
+    """
+
+    base: str
+    device: str
+    precision: str
+    cut: Cut
+    parts: list[memory.Part]
+    trained_parameters: int
+    phases: list[Phase]
+    reserve_bytes: dict[str, int]
+    limit_bytes: int
+    limit_of: str
+    flags: list[str] | None
+    cautions: list[str]
+    cache_bytes: int
+    lengths: CaptionLengths
+    times: speed.Times | None
+
+    @property
+    def peak_bytes(self) -> int:
+        """The most that any phase needs, reserve included."""
+        return max(phase.bytes + self.reserve_bytes[phase.name] for phase in self.phases)
+
+    @property
+    def fits(self) -> bool:
+        """Whether that is within the limit."""
+        return self.peak_bytes <= self.limit_bytes
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it as plain values."""
+        phases = [
+            asdict(phase) | {"bytes": phase.bytes, "reserve_bytes": self.reserve_bytes[phase.name]}
+            for phase in self.phases
+        ]
+        values = asdict(self) | {"phases": phases, "peak_bytes": self.peak_bytes, "fits": self.fits}
+        del values["reserve_bytes"]
+        return values | {"cut": str(self.cut)}
+
+
+def plan(options: recipe.Recipe, *, gpu_memory: str | None = None) -> Plan:
+    """What `options` need on the recipe's device, or on a GPU with `gpu_memory` (like 8GB).
+
+    Nothing but the base's configuration is downloaded. Raises `InputError` for a wrong recipe or size.
+    """
+    options = located(options)
+    found = _configuration(options.model)
+    config = checkpoint.load_config(found)
+    target = _target(options, gpu_memory)
+    lengths = caption_lengths(options, found)
+    rehearsals = Rehearsals(config, target.kind, lengths)
+    arithmetic = _arithmetic(options.model.precision, target)
+
+    def needs(trial: recipe.Recipe) -> dict[str, int]:
+        phases = rehearsals.phases(trial, _arithmetic(trial.model.precision, target))
+        return {phase.name: phase.bytes + _reserve(phase, trial, target) for phase in phases}
+
+    phases = rehearsals.phases(options, arithmetic)
+    changes: dict[str, Any] | None = {}
+    if max(needs(options).values()) > target.limit_bytes:
+        events.say("does not fit: looking for the cheapest change that makes it")
+        changes = remedies.cheapest(options, needs, target.limit_bytes)
+    cut = rehearsals.cut(options)
+    model = rehearsals.tuned(options.lora, arithmetic.dtype).get_base_model()
+    return Plan(
+        base=options.model.base,
+        device=str(target.here or target.kind),
+        precision=arithmetic.name,
+        cut=cut,
+        parts=memory.parts_of(model, arithmetic),
+        trained_parameters=rehearsals.adapter_parameters(options, arithmetic.dtype),
+        phases=phases,
+        reserve_bytes={phase.name: _reserve(phase, options, target) for phase in phases},
+        limit_bytes=target.limit_bytes,
+        limit_of=target.limit_of,
+        flags=None if changes is None else remedies.flags(changes),
+        cautions=remedies.warnings(changes or {}),
+        cache_bytes=_cache_bytes(options, config, cut, lengths),
+        lengths=lengths,
+        times=_times(options, rehearsals, phases, arithmetic, target),
+    )
+
+
+def _configuration(model: recipe.Model) -> checkpoint.Checkpoint:
+    """The checkpoint's folder, of which a hub name's holds `config.json` at least."""
+    name = model.base
+    if name.count("/") != 1 or name.startswith((".", "/", "~")) or runs.user_path(name).is_dir():
+        return checkpoint.find(name, model.revision)
+    from huggingface_hub import errors, hf_hub_download
+
+    try:
+        file = Path(hf_hub_download(name, "config.json", revision=model.revision))
+    except (errors.HfHubHTTPError, errors.HFValidationError, errors.LocalEntryNotFoundError, OSError) as error:
+        raise CheckpointError(
+            f"{name}: its config.json is not in the hub cache, and fetching it failed ({type(error).__name__}). Check "
+            "name and network, or give the folder of a copy as model.base."
+        ) from error
+    return checkpoint.find(str(file.parent))
+
+
+def _target(options: recipe.Recipe, gpu_memory: str | None) -> Target:
+    if gpu_memory is None:
+        device = hardware.device_for(options.model.device)
+        limit, limit_of = _memory_of(device)
+        return Target(device.type, device, limit, limit_of)
+    limit = size_bytes(gpu_memory)
+    here = torch.device("cuda") if torch.cuda.is_available() else None
+    return Target("cuda", here, limit, f"a GPU with {gpu_memory}")
+
+
+def size_bytes(text: str) -> int:
+    """Bytes in a size like 8GB (10⁹) or 8GiB (2³⁰); raises `InputError` for anything else."""
+    number = text.strip().rstrip("GgMmIiBb ")
+    unit = text.strip()[len(number) :].strip().upper()
+    try:
+        size = float(number) * _UNITS[unit]
+    except (ValueError, KeyError):
+        size = 0.0
+    if not 0 < size < math.inf:
+        raise InputError(f'--gpu-memory "{text}" is no size: write 8GB, 23.5GiB or 512MB.')
+    return int(size)
+
+
+def _memory_of(device: torch.device) -> tuple[int, str]:
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory, torch.cuda.get_device_name(device)
+    if device.type == "mps":
+        return torch.mps.recommended_max_memory(), "this machine's GPU"
+    meminfo = Path("/proc/meminfo")
+    if meminfo.is_file():
+        rows = dict(line.split(":", 1) for line in meminfo.read_text(encoding="utf-8").splitlines() if ":" in line)
+        if "MemAvailable" in rows:
+            return int(rows["MemAvailable"].split()[0]) * 1024, "this machine's free memory"
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), "this machine's memory"
+
+
+def _arithmetic(precision: recipe.Precision, target: Target) -> Arithmetic:
+    """As `hardware.arithmetic_for` has it, without bitsandbytes; a device that is not here is taken to have bfloat16."""
+    if precision in ("bf16", "fp32"):
+        return Arithmetic({"bf16": torch.bfloat16, "fp32": torch.float32}[precision])
+    plain = torch.bfloat16 if target.here is None else hardware.arithmetic_for("auto", target.here).dtype
+    return Arithmetic(plain, precision if precision in ("int8", "nf4") else None)
+
+
+def _reserve(phase: Phase, options: recipe.Recipe, target: Target) -> int:
+    """What device and allocator take beyond tensors."""
+    if target.kind == "cuda":
+        return _CUDA_CONTEXT_BYTES + round(_CUDA_GAPS * phase.working_bytes)
+    recomputes = phase.name == "training" and options.training.gradient_checkpointing
+    return round((_CPU_GAPS_RECOMPUTING if recomputes else _CPU_GAPS) * phase.working_bytes)
+
+
+def _cache_bytes(options: recipe.Recipe, config: Any, cut: Cut, lengths: CaptionLengths) -> int:
+    """Bytes of all stored features; auto stores two bytes a number."""
+    if cut is Cut.IMAGES:
+        return 0
+    each = 4 if options.features.dtype == "float32" else 2
+    return each * math.prod(feature_shape(config, cut, lengths.prompt_tokens)) * lengths.shown_images
+
+
+def _times(
+    options: recipe.Recipe, rehearsals: Rehearsals, phases: list[Phase], arithmetic: Arithmetic, target: Target
+) -> speed.Times | None:
+    """None where the device is not here to be measured."""
+    if target.here is None:
+        return None
+    rate, lengths, training = speed.matrix_rate(target.here, arithmetic), rehearsals.lengths, options.training
+    by_name = {phase.name: phase for phase in phases}
+    cache_s = 0.0
+    if (features := by_name.get("features")) is not None:
+        computing_s = features.flop / features.images / (rate * speed.UTILISATION)
+        cache_s = lengths.shown_images * max(computing_s, 1 / speed.DECODED_IMAGES_PER_S)
+    batch_s = rehearsals.mean_step_flop(options, arithmetic) / (rate * speed.UTILISATION)
+    epoch_s = lengths.images * batch_s / training.images_per_batch
+    writing = by_name["validation"]
+    tokens = min(options.decoding.max_new_tokens, training.max_caption_tokens)
+    image_s = writing.flop * tokens / writing.images / (rate * speed.DECODING_UTILISATION)
+    validation_s = image_s * min(lengths.validation_images, options.validation.images or lengths.validation_images)
+    validations = 1 + math.ceil(training.epochs / options.validation.every_epochs)
+    run_s = cache_s + training.epochs * epoch_s + validations * validation_s
+    return speed.Times(cache_s, epoch_s, validation_s, run_s, rate)
