@@ -1,7 +1,9 @@
 """A checkpoint is loaded whole or in parts, in the precision asked for."""
 
+import gc
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import pytest
@@ -76,6 +78,27 @@ def test_a_weight_that_is_missing_elsewhere_does_not_matter_to_a_part(tmp_path: 
         load_model(found, arithmetic=FP32, device=CPU, parts=("vision_model",))
 
 
+def test_a_stack_brings_the_embedding_that_it_reads(tiny_checkpoint: Path):
+    found = checkpoint.find(str(tiny_checkpoint))
+
+    part = load_model(found, arithmetic=FP32, device=CPU, parts=("language_model.decoder",))
+
+    assert not part.language_model.decoder.embed_tokens.weight.is_meta
+    assert part.language_model.encoder.final_layer_norm.weight.is_meta
+
+
+def test_a_part_that_is_let_go_leaves_the_memory_at_once(tiny_checkpoint: Path):
+    part = load_model(checkpoint.find(str(tiny_checkpoint)), arithmetic=FP32, device=CPU, parts=("vision_model",))
+    weight = weakref.ref(part.vision_model.post_layernorm.weight)
+    gc.disable()
+
+    try:
+        del part
+        assert weight() is None
+    finally:
+        gc.enable()
+
+
 _LOAD = """
 import resource, sys, torch
 from captioncrafter.model import checkpoint
@@ -131,6 +154,35 @@ def test_a_quantised_language_model_costs_about_the_same_and_trains(wide: Path, 
     weights = lora.trainable(tuned)
     assert all(weight.dtype == torch.float32 for weight in weights.values())
     assert all(weight.grad.norm() > 0 for name, weight in weights.items() if ".lora_B." in name)
+
+
+@pytest.mark.parametrize("precision", ["int8", "nf4"])
+def test_a_quantised_decoder_loads_without_its_encoder(wide: Path, precision: recipe.Precision):
+    found = checkpoint.find(str(wide))
+    parts = parts_after(checkpoint.load_config(found), Cut.ENCODER)
+
+    model = load_model(found, arithmetic=arithmetic_for(precision, CPU), device=CPU, parts=parts)
+
+    whole = load_model(found, arithmetic=arithmetic_for(precision, CPU), device=CPU)
+    decoder = dict(model.language_model.decoder.named_parameters())
+    assert type(model.language_model.decoder.block[0].layer[0].SelfAttention.q).__module__.startswith("bitsandbytes")
+    assert all(torch.equal(decoder[name], p) for name, p in whole.language_model.decoder.named_parameters())
+    assert all(p.is_meta for p in model.language_model.encoder.block.parameters())
+
+
+@pytest.mark.parametrize("precision", ["int8", "nf4"])
+def test_the_image_half_of_a_quantised_model_is_that_of_the_plain_one(wide: Path, precision: recipe.Precision):
+    found = checkpoint.find(str(wide))
+    parts = (*parts_before(Cut.PROJECTION), *PROJECTION)
+    arithmetic = arithmetic_for(precision, CPU)
+    plain = load_model(found, arithmetic=Arithmetic(arithmetic.dtype), device=CPU, parts=parts)
+
+    model = load_model(found, arithmetic=arithmetic, device=CPU, parts=parts)
+
+    held = {name: parameter for name, parameter in model.named_parameters() if not parameter.is_meta}
+    assert not getattr(model, "is_quantized", False)
+    assert held.keys() == {name for name, parameter in plain.named_parameters() if not parameter.is_meta}
+    assert all(torch.equal(parameter, plain.get_parameter(name)) for name, parameter in held.items())
 
 
 @pytest.mark.parametrize("precision", ["int8", "nf4"])

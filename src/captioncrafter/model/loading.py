@@ -42,6 +42,7 @@ def load_model(
 
     stored = weights.stored_tensors(checkpoint.folder)
     config = _complete_config(checkpoint)
+    device_map = _device_map(config, device, parts)
     try:
         with quiet_transformers(), warnings.catch_warnings():
             warnings.filterwarnings(
@@ -51,8 +52,8 @@ def load_model(
                 checkpoint.folder,
                 config=config,
                 dtype=arithmetic.dtype,
-                quantization_config=_quantisation(arithmetic),
-                device_map=_device_map(config, device, parts),
+                quantization_config=_quantisation(arithmetic, device_map),
+                device_map=device_map,
                 # Eager attention adds a boolean mask to the scores instead of masking them: another loss, no error.
                 attn_implementation="sdpa",
                 use_safetensors=True,
@@ -90,19 +91,23 @@ def _complete_config(checkpoint: Checkpoint) -> Any:
     return config
 
 
-def _quantisation(arithmetic: Arithmetic) -> Any:
-    if arithmetic.quantised is None:
+def _quantisation(arithmetic: Arithmetic, device_map: dict[str, Any]) -> Any:
+    """What transformers is told to quantise: nothing that stays on the meta device, where bitsandbytes has no int8."""
+    absent = {name for name, place in device_map.items() if place == "meta"}
+    language_model = {name for name in device_map if not name or name.startswith("language_model")}
+    if arithmetic.quantised is None or language_model <= absent:
         return None
     from transformers import BitsAndBytesConfig
 
+    kept = [*_NEVER_QUANTISED, *sorted(absent)]
     if arithmetic.quantised == "int8":
-        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=_NEVER_QUANTISED)
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=kept)
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=arithmetic.dtype,
-        llm_int8_skip_modules=_NEVER_QUANTISED,
+        llm_int8_skip_modules=kept,
     )
 
 
@@ -111,7 +116,7 @@ def _device_map(config: Any, device: torch.device, parts: Collection[str] | None
         return {"": device}
     names = (*_FRONT, *(("language_model",) if is_decoder_only(config) else _T5))
     wanted = {name for name in names if _is_in(name, parts)}
-    if not wanted.isdisjoint(_TOGETHER):
+    if not wanted.isdisjoint(_T5):
         wanted.update(_TOGETHER)
     return {_QUERIES: "meta"} | {name: device if name in wanted else "meta" for name in names}
 
@@ -125,6 +130,11 @@ def _without_hooks(model: Blip2) -> None:
     from accelerate.hooks import remove_hook_from_submodules
 
     remove_hook_from_submodules(model)
+    for module in model.modules():
+        # accelerate 1.15 puts back what it replaced as the module's own attribute: a cycle, which would hold one half's
+        # weights in memory while the other is loaded.
+        for name in ("forward", "to", "cuda"):
+            module.__dict__.pop(name, None)
     model.__dict__.pop("hf_device_map", None)
 
 
