@@ -179,7 +179,7 @@ def _memory_of(device: torch.device) -> tuple[int, str]:
 
 
 def _arithmetic(precision: recipe.Precision, target: Target) -> Arithmetic:
-    """As `hardware.arithmetic_for` has it, without bitsandbytes; a device that is not here is taken to have bfloat16."""
+    """As `hardware.arithmetic_for`, without bitsandbytes; a device that is not here is taken to have bfloat16."""
     if precision in ("bf16", "fp32"):
         return Arithmetic({"bf16": torch.bfloat16, "fp32": torch.float32}[precision])
     plain = torch.bfloat16 if target.here is None else hardware.arithmetic_for("auto", target.here).dtype
