@@ -65,6 +65,16 @@ def test_the_run_can_be_used_from_another_folder(
     assert runs.read_json(tmp_path / "run" / runs.RECIPE)["data"]["path"] == str(tmp_path / "data")
 
 
+def test_a_run_that_stopped_at_a_step_that_is_not_finite_may_go_on_past_it(options: recipe.Recipe, tmp_path: Path):
+    write_tiny_dataset(tmp_path / "data")
+    stop_at_the_first_step(options, tmp_path / "run")
+    skipping = options.training.model_copy(update={"on_nonfinite": "skip"})
+
+    result = train(options.model_copy(update={"training": skipping}), tmp_path / "run", resume=True)
+
+    assert result.steps > 0
+
+
 def test_a_run_cannot_branch_off_itself(options: recipe.Recipe, tmp_path: Path):
     write_tiny_dataset(tmp_path / "data")
     train(options, tmp_path / "run")

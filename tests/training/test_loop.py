@@ -325,7 +325,14 @@ def test_a_run_stopped_in_a_step_goes_on_as_if_it_had_not_been(
     assert_same_end(tmp_path, uninterrupted)
 
 
-@pytest.mark.parametrize("at_validation", [0, 1, 3])
+def test_a_stop_during_the_last_validation_lets_the_run_end(start: Beginning, uninterrupted: Path, tmp_path: Path):
+    result = fit(start, tmp_path, validating=lambda number, tuned: number == 3 and os.kill(os.getpid(), signal.SIGTERM))
+
+    assert result.steps == 9
+    assert_same_end(tmp_path, uninterrupted)
+
+
+@pytest.mark.parametrize("at_validation", [0, 1])
 def test_a_run_stopped_in_validation_goes_on_as_if_it_had_not_been(
     start: Beginning, uninterrupted: Path, tmp_path: Path, at_validation: int
 ):
@@ -370,7 +377,7 @@ def test_a_run_killed_in_validation_goes_on_as_if_it_had_not_been(
 def test_a_run_stopped_after_every_step_goes_on_as_if_it_had_not_been(
     start: Beginning, uninterrupted: Path, tmp_path: Path
 ):
-    for step in range(1, 10):
+    for step in range(1, 9):
         with pytest.raises(Stopped, match=f"stopped after step {step} of 9"):
             fit(start, tmp_path, stop_after_s=0.0)
 

@@ -58,6 +58,7 @@ class FeatureStore:
         folder = root / "features" / key.digest
         if not (folder / "key.json").is_file():
             runs.write_json(folder / "key.json", key.facts)
+        runs.recover_all(folder)
         store = cls(folder)
         store.refresh()
         return store

@@ -35,7 +35,7 @@ def open_run(options: recipe.Recipe, out: Path, *, resume: bool, branch: Path | 
         if resume:
             raise InputError(f"{out}: nothing to resume: no run is there. Leave out --resume to start one.")
         return run
-    different = _differences(run.recipe(), options.model_dump(mode="json"))
+    different = _differences(_without_reaction(run.recipe()), _without_reaction(options.model_dump(mode="json")))
     if different:
         raise InputError(
             f"{out}: holds a run of another recipe:\n  "
@@ -51,6 +51,12 @@ def open_run(options: recipe.Recipe, out: Path, *, resume: bool, branch: Path | 
             f"another --out; with --branch {out} that starts from this run's weights."
         )
     return run
+
+
+def _without_reaction(written: dict[str, Any]) -> dict[str, Any]:
+    """The recipe without what to do about a step that is not finite: a run that stopped there may go on past it."""
+    training = {key: value for key, value in written["training"].items() if key != "on_nonfinite"}
+    return written | {"training": training}
 
 
 def located(options: recipe.Recipe) -> recipe.Recipe:

@@ -31,12 +31,16 @@ _AGREE_EVERY_STEPS = 4
 
 @dataclass(frozen=True)
 class FitResult:
-    """How a run ended: the step and CIDEr of the adapter it kept, the steps done, whether it stopped early."""
+    """How a run ended: the step and CIDEr of the adapter it kept, the steps done, whether it stopped early.
+
+    `skipped` counts the steps set aside because they were not finite.
+    """
 
     best_step: int
     best_cider: float
     steps: int
     stopped_early: bool
+    skipped: int = 0
 
 
 @dataclass(frozen=True)
@@ -111,7 +115,8 @@ class _Loop:
                 self.feed.close()
         best_step, best_cider = self.progress.best_step, self.progress.best_cider
         assert best_step is not None and best_cider is not None
-        return FitResult(best_step, best_cider, self.progress.step, self.progress.step < self.schedule.steps)
+        early = self.progress.step < self.schedule.steps
+        return FitResult(best_step, best_cider, self.progress.step, early, self.progress.skipped)
 
     def _remaining_steps(self, stop: guard.StopRequest) -> None:
         with events.progress("training", self.schedule.steps, done=self.progress.step) as bar:
