@@ -3,15 +3,17 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from captioncrafter import recipe
 from captioncrafter.data.images import decode_image
 from captioncrafter.features.extract import pixel_values
 from captioncrafter.model import lora
-from captioncrafter.model.captioning import PackedCaptions, caption_loss
+from captioncrafter.model.captioning import PackedCaptions, caption_loss, target_states
 from captioncrafter.model.cut import Cut, is_decoder_only, parts_before
 from captioncrafter.model.prefix import Context, context_of, features_at
 from captioncrafter.model.prompts import Prompt, Prompts, encode_prompt, stacked
@@ -116,3 +118,15 @@ def differing(ours: dict[str, Tensor], stock: dict[str, Tensor], names: Iterable
     """Those of `names` whose gradients differ by more than float32's rounding of the logits."""
     rounding = 2e-6 * nn.utils.get_total_norm(stock.values())
     return [name for name in names if (ours[name] - stock[name]).norm() > rounding]
+
+
+def owners_of(captions: PackedCaptions) -> torch.Tensor:
+    """The row that each target belongs to."""
+    return captions.read_at // captions.mask.shape[-1]
+
+
+def row_losses(model: Any, context: Context, captions: PackedCaptions) -> torch.Tensor:
+    """The summed loss of each row's captions, in nats, with all logits at once."""
+    logits = model.get_output_embeddings()(target_states(model, context, captions)).float()
+    losses = functional.cross_entropy(logits, captions.targets, reduction="none")
+    return losses.new_zeros(len(captions.token_ids)).index_add(0, owners_of(captions), losses)

@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from captioncrafter.model.captioning import caption_loss, row_losses, target_states
+from captioncrafter.model.captioning import caption_loss, target_states
 from captioncrafter.model.cut import Cut, is_decoder_only
 from captioncrafter.model.prefix import context_of
 from captioncrafter.training.packing import TokenIds
-from families import END, TEXTS, Family, differing
+from families import END, TEXTS, Family, differing, owners_of, row_losses
 from tiny import write_tiny_checkpoint
 
 token_ids = st.lists(st.integers(4, 44), max_size=7).map(lambda ids: [*ids, END])
@@ -68,7 +68,7 @@ def test_row_losses_add_up_to_the_loss(family: Family):
 
 
 def test_every_target_belongs_to_the_row_of_its_caption(family: Family):
-    owners = family.packed(ROWS).owners.tolist()
+    owners = owners_of(family.packed(ROWS)).tolist()
 
     assert owners == [row for row, captions in enumerate(ROWS) for ids in captions for _ in ids]
 

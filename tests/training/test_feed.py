@@ -11,6 +11,7 @@ from torch import Tensor
 from captioncrafter.errors import DataError
 from captioncrafter.training.batches import Schedule
 from captioncrafter.training.feed import Batch, Feed
+from families import owners_of
 from trainees import Beginning
 
 MakeFeed = Callable[..., Feed]
@@ -71,7 +72,7 @@ def test_images_keep_the_order_of_the_step(beginning: Beginning, make_feed: Make
     assert torch.equal(torch.cat([batch.features for batch in batches]), beginning.features[chosen])
     for batch, images in zip(batches, (chosen[:3], chosen[3:]), strict=True):
         for row, image in enumerate(images):
-            targets = batch.captions.targets[batch.captions.owners == row].tolist()
+            targets = batch.captions.targets[owners_of(batch.captions) == row].tolist()
             assert targets == [token for ids in beginning.captions[image] for token in ids]
             words = beginning.prompts[image].words
             assert batch.prompts.words[row, : len(words)].tolist() == words.tolist()

@@ -5,6 +5,7 @@ import torch
 
 from captioncrafter.model.prompts import Prompts
 from captioncrafter.training.packing import encode_captions, pack
+from families import owners_of
 from tiny import tiny_opt_processor, tiny_processor
 
 END = 1
@@ -103,7 +104,7 @@ def test_targets_are_every_caption_token_once(config):
     packed = pack(rows, config, prompts_of(2, 1))
 
     assert packed.targets.tolist() == [token for row in rows for caption in row for token in caption]
-    assert packed.owners.tolist() == [0] * 5 + [1] * 7
+    assert owners_of(packed).tolist() == [0] * 5 + [1] * 7
 
 
 @pytest.mark.parametrize("kind", ["t5", "opt"])

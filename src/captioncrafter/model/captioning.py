@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torch.nn import functional
 
 from captioncrafter.model.cross_entropy import summed_cross_entropy
 from captioncrafter.model.cut import is_decoder_only
@@ -31,11 +30,6 @@ class PackedCaptions:
     positions: Int[Tensor, "row sequence"]
     read_at: Int[Tensor, " target"]
     targets: Int[Tensor, " target"]
-
-    @property
-    def owners(self) -> Int[Tensor, " target"]:
-        """The row that each target belongs to."""
-        return self.read_at // self.mask.shape[-1]
 
     def to(self, device: torch.device) -> "PackedCaptions":
         """The same captions on `device`."""
@@ -83,10 +77,3 @@ def caption_loss(
     hidden = target_states(model, context, captions)
     head = model.get_output_embeddings()
     return summed_cross_entropy(hidden, head, captions.targets, label_smoothing=label_smoothing)
-
-
-def row_losses(model: Blip2, context: Context, captions: PackedCaptions) -> Float[Tensor, " row"]:
-    """The summed loss of each row's captions, in nats; holds all logits at once."""
-    logits = model.get_output_embeddings()(target_states(model, context, captions)).float()
-    losses = functional.cross_entropy(logits, captions.targets, reduction="none")
-    return losses.new_zeros(len(captions.token_ids)).index_add(0, captions.owners, losses)

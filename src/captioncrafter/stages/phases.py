@@ -14,7 +14,7 @@ from torch import Tensor
 
 from captioncrafter import recipe
 from captioncrafter.model import lora, memory
-from captioncrafter.model.captioning import PackedCaptions, caption_loss, row_losses
+from captioncrafter.model.captioning import PackedCaptions, caption_loss
 from captioncrafter.model.cut import Cut, deepest_cut, is_decoder_only, parts_after, parts_before
 from captioncrafter.model.hardware import Arithmetic
 from captioncrafter.model.prefix import Context, context_of, features_at
@@ -25,7 +25,7 @@ from captioncrafter.stages.caption_lengths import CaptionLengths
 from captioncrafter.training.mode import evaluation_mode, training_mode
 
 _META = torch.device("meta")
-_CHECKED_IMAGES = 4
+_CHECKED_IMAGES = 1  # preflight holds gradients of one image at a time
 _ADAMW_BYTES = 8  # two moments in float32
 _PROJECTION = "language_projection"
 
@@ -131,8 +131,8 @@ class Rehearsals:
         with rehearsing(self.kernels, tuned.parameters()) as counted:
             features = self._features(cut, _CHECKED_IMAGES, torch.float32).requires_grad_()
             context = context_of(model, features, cut, self._prompts(_CHECKED_IMAGES))
-            losses = row_losses(model, context, self._captions(_CHECKED_IMAGES, self.lengths.mean_tokens))
-            torch.autograd.grad(losses.sum(), features)
+            loss = caption_loss(model, context, self._captions(_CHECKED_IMAGES, self.lengths.mean_tokens))
+            torch.autograd.grad(loss, features)
         return Cost(counted.peak_bytes, counted.flop)
 
     def _step(
