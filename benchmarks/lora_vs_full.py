@@ -7,7 +7,6 @@ differences to full fine-tuning come with paired bootstrap intervals over images
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from _machine import PeakMemory
 from _outcome import parser, tell
 from captioncrafter import recipe
 from captioncrafter.data.splits import load_splits
@@ -101,6 +101,7 @@ def recipe_of(given: argparse.Namespace, name: str, seed: int) -> recipe.Recipe:
 def run(options: recipe.Recipe, *, full: bool) -> dict[str, Any]:
     """Trains in this process; gives weights that train, seconds, peak memory and the CIDEr of each validation image."""
     torch.manual_seed(options.seed)
+    memory = PeakMemory(CPU)
     processes = Processes(CPU)
     splits = load_splits(options.data)
     base = Base.of(options, CPU)
@@ -120,11 +121,12 @@ def run(options: recipe.Recipe, *, full: bool) -> dict[str, Any]:
     feed = Feed(images, schedule, source, base.config, pinned=False)
     stepper = Stepper(tuned, base.cut, feed, options, CPU, processes)
     training_mode(tuned, training)
+    memory.restart()
     started = time.perf_counter()
     for step in range(schedule.steps):
         stepper.update(step, optimizer.learning_rate(step, schedule.steps, training))
     seconds = time.perf_counter() - started
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    peak = memory.mib()
     evaluation_mode(tuned)
     validation = list(splits["validation"])[: options.validation.images]
     predictions = captions_of(base, model, validation, store, options.decoding.model_copy(update={"num_beams": 1}))

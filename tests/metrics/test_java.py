@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -253,8 +254,13 @@ def test_an_answer_without_its_number_of_lines_is_an_error(tmp_path: Path):
 def test_after_an_interrupted_question_the_next_one_gets_its_own_answer(tmp_path: Path):
     interrupts = ECHO.replace("read line;", 'read line; if [ "$verb" = LONG ]; then kill -INT $PPID; fi;')
     scorer = CaptionScorer(write_fake_java(tmp_path, interrupts))
-    with pytest.raises(KeyboardInterrupt):
-        scorer.ask("LONG", ["first"])
+    # A shell that starts the tests in the background has them ignore SIGINT.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            scorer.ask("LONG", ["first"])
+    finally:
+        signal.signal(signal.SIGINT, before)
 
     answer = scorer.ask("SHORT", ["second"])
     scorer.close()
