@@ -6,7 +6,7 @@ Stages are imported here, inside, because torch takes seconds to import.
 from dataclasses import asdict
 from pathlib import Path
 
-from captioncrafter import recipe
+from captioncrafter import events, recipe
 from captioncrafter.cli import tables
 from captioncrafter.cli.commands import Caption, Evaluate, Plan, Prepare, Quickstart, Report, Train
 from captioncrafter.errors import InputError
@@ -74,6 +74,8 @@ def train(command: Train) -> int:
     if command.seeds:
         return _train_seeds(command, options, out, stop_after_s)
     result = stage.train(options, out, resume=command.resume, branch=command.branch, stop_after_s=stop_after_s)
+    if not events.is_main_process():
+        return DONE
     facts = {
         "run": str(out),
         "adapter": str(out / "adapter"),
@@ -102,6 +104,8 @@ def _train_seeds(command: Train, options: recipe.Recipe, out: Path, stop_after_s
 
     _refuse(command.branch, "--branch", "--seeds starts every run afresh")
     found = train_seeds(options, out, command.seeds, resume=command.resume, stop_after_s=stop_after_s)
+    if not events.is_main_process():
+        return DONE
     if command.json:
         tables.print_json(asdict(found))
         return DONE
