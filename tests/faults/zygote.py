@@ -97,6 +97,8 @@ def _live(request: dict[str, Any]) -> NoReturn:
     try:
         for name, number in (("stdin", 0), ("stdout", 1), ("stderr", 2)):
             os.dup2(os.open(request[name], os.O_RDWR | os.O_CREAT | os.O_APPEND), number)
+        # A shell that starts the tests in the background has them ignore SIGINT.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         os.environ.update(request["environment"])
         for name in request["without"]:
             _remove_guard(name)
