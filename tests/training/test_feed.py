@@ -149,3 +149,20 @@ def test_closing_ends_the_thread(make_feed: MakeFeed):
 
     assert len(during) == 1
     assert not any(thread.is_alive() for thread in during)
+
+
+def test_the_thread_that_works_ahead_leaves_the_cores_to_the_step(make_feed: MakeFeed, beginning: Beginning):
+    before = torch.get_num_threads()
+    seen: list[int] = []
+
+    def source(images: Sequence[int], *, step: int) -> Tensor:
+        if threading.current_thread() is not threading.main_thread():
+            seen.append(torch.get_num_threads())
+        return beginning.source(images, step=step)
+
+    feed = make_feed(source)
+    feed.batches(0, 2)
+    feed.batches(1, 2)
+
+    assert set(seen) == {1}
+    assert torch.get_num_threads() == before
