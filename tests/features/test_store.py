@@ -5,33 +5,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
 
 from captioncrafter.errors import DataError
 from captioncrafter.features.key import FeatureKey
 from captioncrafter.features.store import FeatureStore
 from captioncrafter.model import weights
+from stored import KEY, drawn, stored
 from tiny import flip_byte
-
-KEY = FeatureKey({"some": "facts"})
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     return tmp_path / "root"
-
-
-def drawn(images: int, *, seed: int = 0) -> Tensor:
-    return torch.randn(images, 2, 4, generator=torch.Generator().manual_seed(seed))
-
-
-def stored(root: Path, names: str, features: Tensor, *, stored_as: str = "float32") -> Path:
-    """Adds one part, an image for each letter of `names`; gives its file."""
-    store = FeatureStore.open(root, KEY)
-    before = set(store.folder.glob("*.safetensors"))
-    store.add(list(names), features, stored_as=stored_as)
-    (file,) = set(store.folder.glob("*.safetensors")) - before
-    return file
 
 
 def test_a_store_remembers_which_row_is_whose(root: Path):
