@@ -3,8 +3,7 @@
 import math
 import random
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -13,6 +12,7 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
+from captioncrafter.data.ahead import computed_ahead
 from captioncrafter.data.scenes import wording
 from captioncrafter.data.scenes.picture import PAINT, RADIUS, WALL, Colour, Placed, draw, paint, place_at
 from captioncrafter.data.scenes.world import (
@@ -259,7 +259,7 @@ def _descend(stage: _Stage[Batch], options: Options, checkpoint: Path, look: Cal
     identity["seed"] = options.seed
     first = _restore(stage.learner, optimizer, identity, checkpoint)
     started, since = time.monotonic(), []
-    for step, data in enumerate(_ahead(stage.batch, first, stage.steps), start=first):
+    for step, data in enumerate(computed_ahead(stage.batch, range(first, stage.steps), ahead=1), start=first):
         for group in optimizer.param_groups:
             group["lr"] = group["peak"] * _rate(step, stage.steps)
         loss = stage.loss(data)
@@ -275,17 +275,6 @@ def _descend(stage: _Stage[Batch], options: Options, checkpoint: Path, look: Cal
         if (step + 1) % KEEP_EVERY == 0 or step + 1 == stage.steps:
             _keep(stage.learner, optimizer, identity, step + 1, checkpoint)
             look()
-
-
-def _ahead(batch: Callable[[int], Batch], first: int, steps: int) -> Iterator[Batch]:
-    """The batches of steps `first` to `steps`, each drawn in a thread while the one before is learned from."""
-    with ThreadPoolExecutor(1) as pool:
-        coming = pool.submit(batch, first) if first < steps else None
-        for step in range(first, steps):
-            assert coming is not None
-            ready = coming.result()
-            coming = pool.submit(batch, step + 1) if step + 1 < steps else None
-            yield ready
 
 
 def _rate(step: int, steps: int) -> float:
