@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from captioncrafter.data.caption_files import read_predictions, read_references
+from captioncrafter.data.caption_files import named, read_file_names, read_predictions, read_references
 from captioncrafter.errors import DataError
 from tiny import captions_of_picture, write_tiny_dataset
 
@@ -78,14 +78,14 @@ def test_windows_line_ends_are_read(tmp_path: Path):
 def test_two_predictions_of_one_image_are_refused_by_name(tmp_path: Path):
     rows = [{"image_id": image, "caption": "a dog"} for image in ("1", "2", "3", "2", "3", "3")]
 
-    with pytest.raises(DataError, match="2 images have two predictions or more, 2 first"):
+    with pytest.raises(DataError, match=r"2 images have two predictions or more \(2, 3\)"):
         read_predictions(write_lines(tmp_path, *rows))
 
 
 def test_an_id_as_number_and_as_text_is_the_same_image(tmp_path: Path):
     path = write_lines(tmp_path, {"image_id": 2, "caption": "a dog"}, {"image_id": "2", "caption": "a cat"})
 
-    with pytest.raises(DataError, match="two predictions or more, 2 first"):
+    with pytest.raises(DataError, match=r"two predictions or more \(2\)"):
         read_predictions(path)
 
 
@@ -192,6 +192,37 @@ def test_references_are_gathered_from_coco_annotations(tmp_path: Path):
 
 def test_predictions_files_serve_as_references(tmp_path: Path):
     assert read_references(write_lines(tmp_path, {"image_id": "1", "caption": "a dog"})) == {"1": ["a dog"]}
+
+
+def test_an_image_with_two_lists_of_references_is_refused_by_name(tmp_path: Path):
+    rows = [{"image_id": image, "captions": ["a dog"]} for image in ("1", "2", "2", "3")]
+
+    with pytest.raises(DataError, match=r"1 images have two rows or more \(2\)"):
+        read_references(write_lines(tmp_path, *rows))
+
+
+def test_an_annotation_given_twice_is_refused_with_its_place(tmp_path: Path):
+    annotations = [{"id": number, "image_id": 42, "caption": "a dog"} for number in (1, 2, 1)]
+
+    with pytest.raises(DataError, match="entry 3: a second annotation with the id 1"):
+        read_references(write(tmp_path, json.dumps({"annotations": annotations})))
+
+
+def test_coco_annotations_tell_the_files_of_their_images(tmp_path: Path):
+    images = [{"id": 42, "file_name": "000042.jpg"}, {"id": 7}, "odd"]
+
+    assert read_file_names(write(tmp_path, json.dumps({"images": images, "annotations": []}))) == {"42": "000042.jpg"}
+
+
+@pytest.mark.parametrize(
+    "text", ['{"image_id": "1", "captions": ["a dog"]}', '{"a": 1}\n{"a": 2}', "[]", '{"images": 3}']
+)
+def test_other_files_tell_no_file_names(tmp_path: Path, text: str):
+    assert read_file_names(write(tmp_path, text)) == {}
+
+
+def test_at_most_a_few_images_are_named():
+    assert named(map(str, range(9))) == "0, 1, 2, 3, 4 …"
 
 
 @pytest.mark.parametrize("captions", [[], None, "a dog", ["a dog", None], [1]])

@@ -8,10 +8,14 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import datasets
+
 from captioncrafter import runs
 from captioncrafter.data.dataset import load_dataset_folder
 from captioncrafter.data.splits import SPLITS
 from captioncrafter.errors import DataError
+
+_NAMED_AT_MOST = 5
 
 
 def read_predictions(path: Path) -> dict[str, str]:
@@ -30,7 +34,9 @@ def read_predictions(path: Path) -> dict[str, str]:
             twice[image] = None
         found[image] = caption
     if twice:
-        raise DataError(f"{path}: {len(twice)} images have two predictions or more, {next(iter(twice))} first.")
+        raise DataError(
+            f"{path}: {len(twice)} images have two predictions or more ({named(twice)}). Keep one of each image."
+        )
     if not found:
         raise DataError(f"{path}: holds no predictions.")
     return found
@@ -39,29 +45,63 @@ def read_predictions(path: Path) -> dict[str, str]:
 def read_references(path: Path, split: str | None = None) -> dict[str, list[str]]:
     """The captions of each image: JSON lines `{"image_id": …, "captions": […]}`, COCO annotations, or a dataset folder.
 
-    Of a dataset folder the `split` is read, by default test where there is one, else validation. Raises `DataError`
-    naming the place of a row that is none of these.
+    Rows with one `caption` each, as COCO's annotations are, gather by image. Of a dataset folder the `split` is read,
+    by default test where there is one, else validation. Raises `DataError` naming the place of a row that is none of
+    these, the images that have two rows of `captions`, and annotation ids that stand twice.
     """
     if path.is_dir():
-        return _of_dataset(path, split)
+        _, rows = dataset_split(path, split)
+        columns = rows.select_columns(["image_id", "captions"])
+        return {row["image_id"]: list(row["captions"]) for row in columns}  # pyright: ignore[reportArgumentType, reportCallIssue]
     if split is not None:
         raise DataError(f"{path}: --split chooses a split of a dataset folder; a file has none. Leave it out.")
     found: dict[str, list[str]] = {}
+    twice: dict[str, None] = {}
+    annotations: set[str] = set()
     for place, row in _rows(path):
-        found.setdefault(_image_id(row, path, place), []).extend(_captions(row, path, place))
+        image = _image_id(row, path, place)
+        if image in found and "captions" in row:
+            twice[image] = None
+        if "captions" not in row and "id" in row:
+            _refuse_again(row["id"], annotations, path, place)
+        found.setdefault(image, []).extend(_captions(row, path, place))
+    if twice:
+        raise DataError(f"{path}: {len(twice)} images have two rows or more ({named(twice)}). Give each image one row.")
     if not found:
         raise DataError(f"{path}: holds no references.")
     return found
 
 
-def _of_dataset(path: Path, split: str | None) -> dict[str, list[str]]:
+def dataset_split(path: Path, split: str | None = None) -> tuple[str, datasets.Dataset]:
+    """The `split` of a dataset folder with its name; by default test where there is one, else validation.
+
+    Raises `DataError` when it has no images.
+    """
     splits = load_dataset_folder(path)
     name = split or next((name for name in reversed(SPLITS) if len(splits.get(name, ()))), "validation")
     if not len(splits.get(name, ())):
         there = ", ".join(f"{each} ({len(rows)} images)" for each, rows in splits.items())
         raise DataError(f"{path}: has no images in the {name} split; it has {there}.")
-    rows = splits[name].select_columns(["image_id", "captions"])
-    return {row["image_id"]: list(row["captions"]) for row in rows}  # pyright: ignore[reportArgumentType, reportCallIssue]
+    return name, splits[name]
+
+
+def read_file_names(path: Path) -> dict[str, str]:
+    """What COCO annotations call the file of each image; empty for every other file."""
+    if path.is_dir():
+        return {}
+    try:
+        value = json.loads(_text(path))
+    except json.JSONDecodeError:
+        return {}
+    images = value.get("images", ()) if isinstance(value, dict) else ()
+    rows = [row for row in images if isinstance(row, dict)] if isinstance(images, list) else []
+    return {str(row["id"]): row["file_name"] for row in rows if "id" in row and isinstance(row.get("file_name"), str)}
+
+
+def named(images: Iterable[str]) -> str:
+    """Some image ids as a message names them: the first few, and a mark where there are more."""
+    names = list(images)
+    return ", ".join(names[:_NAMED_AT_MOST]) + (" …" if len(names) > _NAMED_AT_MOST else "")
 
 
 def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -106,6 +146,12 @@ def _captions(row: dict[str, Any], path: Path, place: str) -> Iterable[str]:
     for text in captions:
         _refuse_half_characters(text, path, place)
     return captions
+
+
+def _refuse_again(annotation: Any, known: set[str], path: Path, place: str) -> None:
+    if str(annotation) in known:
+        raise DataError(f"{path}, {place}: a second annotation with the id {annotation}. Give each caption once.")
+    known.add(str(annotation))
 
 
 def _refuse_half_characters(caption: str, path: Path, place: str) -> None:
