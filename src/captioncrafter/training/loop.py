@@ -18,13 +18,13 @@ from captioncrafter.model.stock import Tuned
 from captioncrafter.training import checkpoint, guard, optimizer
 from captioncrafter.training.batches import Schedule, TrainingImages
 from captioncrafter.training.checkpoint import Progress
-from captioncrafter.training.collapse import Validation, signs_of_collapse
+from captioncrafter.training.collapse import Validation
 from captioncrafter.training.feed import FeatureSource, Feed
+from captioncrafter.training.journal import Journal
 from captioncrafter.training.mode import evaluation_mode, training_mode
 from captioncrafter.training.processes import Processes
 from captioncrafter.training.step import Stepper, Update
 from captioncrafter.training.tracking import Tracker
-from captioncrafter.training.window import Window
 
 _AGREE_EVERY_STEPS = 4
 
@@ -74,7 +74,7 @@ def fit(
 
 
 class _Loop:
-    """The state of one run between steps: weights and optimizer in memory, `progress`, the rows to log."""
+    """The state of one run between steps: weights and optimizer in memory, `progress`, the journal."""
 
     def __init__(
         self,
@@ -95,9 +95,7 @@ class _Loop:
         self.stepper = Stepper(trainee.tuned, trainee.cut, self.feed, options, device, processes)
         self.progress = Progress()
         self.every_steps = max(1, round(self.validation.every_epochs * self.schedule.steps_per_epoch))
-        self.window = Window()
         self.unchecked: list[Update] = []
-        self.last_norm = 0.0
 
     def run_to_the_end(self, stop_after_s: float | None) -> FitResult:
         """Every step from where the run stands to its last."""
@@ -105,8 +103,9 @@ class _Loop:
         with (
             torch.random.fork_rng(devices=devices),
             guard.listening(stop_after_s) as stop,
-            Tracker.opened(self.tracking, self.run, self.processes) as self.tracker,
+            Tracker.opened(self.tracking, self.run, self.processes) as tracker,
         ):
+            self.journal = Journal(self.run, self.schedule, self.processes, tracker)
             try:
                 self._resume()
                 training_mode(self.trainee.tuned, self.training)
@@ -129,16 +128,14 @@ class _Loop:
         found = checkpoint.newest_good(folder, with_best=True) if self.processes.is_main else None
         name = self.processes.broadcast(found.name if found else None)
         if name is None:
-            self._keep_log(before=-1)
+            self.journal.begin()
             self._validate()
             return
         if self.processes.is_main:
             self._renew_adapter(folder / name)
         self.progress = checkpoint.restore(folder / name, self.stepper.parameters, self.stepper.optimizer)
         self.stepper.halvings = self.progress.halvings
-        self.window = Window(**self.progress.window)
-        self._keep_log(before=self.progress.step)
-        self._warn_of_lost_rows()
+        self.journal.go_on(self.progress.step, self.progress.window, every_steps=self.training.log_every_steps)
         events.say(f"going on after step {self.progress.step} of {self.schedule.steps}")
 
     def _renew_adapter(self, resumed: Path) -> None:
@@ -152,15 +149,6 @@ class _Loop:
             checkpoint.copy_weights(best, self.stepper.parameters)
             self.save_best(self.run.adapter)
 
-    def _keep_log(self, *, before: int) -> None:
-        if self.processes.is_main:
-            self.run.keep_log(lambda row: row["step"] <= before)
-
-    def _warn_of_lost_rows(self) -> None:
-        newest = self.progress.step - self.progress.step % self.training.log_every_steps
-        if self.processes.is_main and newest and all(row["step"] < newest for row in self.run.log()):
-            events.warn(f"{self.run.path / runs.LOG}: rows of steps before {self.progress.step} are gone from it.")
-
     def _step(self) -> str:
         step = self.progress.step
         rate = optimizer.learning_rate(step, self.schedule.steps, self.training)
@@ -172,7 +160,8 @@ class _Loop:
         last = done == self.schedule.steps
         note = ""
         if last or done % self.training.log_every_steps == 0:
-            note = self._log_steps(rate)
+            self._check()
+            note = self.journal.log_steps(done, rate)
         if last or done % self.every_steps == 0:
             self._validate()
         elif done % self.training.checkpoint_every_steps == 0:
@@ -187,8 +176,7 @@ class _Loop:
         while len(self.unchecked) > keep:
             update = self.unchecked.pop(0)
             if bool(update.finite):
-                self.last_norm = float(update.norm)
-                self.window.add(float(update.loss), update.tokens, update.captions)
+                self.journal.window.add(float(update.loss), float(update.norm), update.tokens, update.captions)
             elif self.training.on_nonfinite == "skip":
                 self.progress = replace(self.progress, skipped=self.progress.skipped + 1)
                 events.warn(self._nonfinite(update) + " Set aside; the weights are as before it.")
@@ -234,7 +222,7 @@ class _Loop:
             self.progress = replace(self.progress, best_cider=found.cider, best_step=step, validations_without_gain=0)
         elif step > 0:
             self.progress = replace(self.progress, validations_without_gain=self.progress.validations_without_gain + 1)
-        self._log_validation(found, best=best)
+        self.journal.log_validation(step, found, best=best)
         patience = self.validation.patience
         out_of_patience = 0 < patience <= self.progress.validations_without_gain
         self.progress = replace(self.progress, finished=step >= self.schedule.steps or out_of_patience)
@@ -242,55 +230,12 @@ class _Loop:
             self._save()
         if best and self.processes.is_main:
             self.save_best(self.run.adapter)
-        self.window.leave_out(time.monotonic() - started)
-
-    def _log_steps(self, rate: float) -> str:
-        self._check()
-        row = {
-            "kind": "step",
-            "step": self.progress.step,
-            "epoch": self.schedule.epoch_after(self.progress.step),
-            **self.window.take(),
-            "learning_rate": rate,
-            "grad_norm": self.last_norm,
-        }
-        self._log(row)
-        return f"loss {row['loss']:.3f}" if "loss" in row else ""
-
-    def _log_validation(self, found: Validation, *, best: bool) -> None:
-        step = self.progress.step
-        epoch = self.schedule.epoch_after(step)
-        row = {
-            "kind": "validation",
-            "step": step,
-            "epoch": epoch,
-            "CIDEr": found.cider,
-            "best": best,
-            "shuffled_CIDEr": found.shuffled_cider,
-            "distinct": found.distinct,
-            "copied": found.copied,
-            "mean_length": found.mean_length,
-        }
-        self._log(row)
-        mark = " (best so far)" if best else ""
-        before = " before training" if step == 0 else ""
-        events.say(
-            f"epoch {epoch:.2f}, step {step}{before}: CIDEr {100 * found.cider:.1f}, "
-            f"with images shuffled {100 * found.shuffled_cider:.1f}{mark}"
-        )
-        if step > 0:
-            for sign in signs_of_collapse(found):
-                events.warn(f"step {step}: {sign}")
-
-    def _log(self, row: dict[str, float | int | str | bool]) -> None:
-        if self.processes.is_main:
-            self.run.append_log(row)
-            self.tracker.log(row)
+        self.journal.window.leave_out(time.monotonic() - started)
 
     def _save(self) -> None:
         """A checkpoint of where the run stands, unless what led here turns out not to be finite."""
         self._check()
-        self.progress = replace(self.progress, window=self.window.to_json(), halvings=self.stepper.halvings)
+        self.progress = replace(self.progress, window=self.journal.window.to_json(), halvings=self.stepper.halvings)
         if self.processes.is_main:
             checkpoint.save(
                 self.run.path / runs.CHECKPOINTS,

@@ -1,4 +1,4 @@
-"""What the steps since the last row of the log had in common: their loss and their speed."""
+"""What the next row of the log tells of the steps before it: their loss, their speed, the last gradient's norm."""
 
 import time
 from dataclasses import dataclass, field
@@ -7,7 +7,7 @@ from typing import Any
 
 @dataclass
 class Window:
-    """Loss and speed since the last row of the log.
+    """Loss and speed since the last row of the log; `norm` is of the newest step that was not set aside.
 
     The losses are added up in the order of their steps, so that the sum is the same whenever it is looked at.
     """
@@ -15,12 +15,14 @@ class Window:
     loss: float = 0.0
     tokens: int = 0
     captions: int = 0
+    norm: float = 0.0
     started: float = field(default_factory=time.monotonic)
     timed_captions: int = 0
 
-    def add(self, loss: float, tokens: int, captions: int) -> None:
-        """One more step: its summed loss in nats over so many tokens of so many captions."""
+    def add(self, loss: float, norm: float, tokens: int, captions: int) -> None:
+        """One more step: its summed loss in nats over so many tokens of so many captions, its gradient's norm."""
         self.loss += loss
+        self.norm = norm
         self.tokens += tokens
         self.captions += captions
         self.timed_captions += captions
@@ -41,5 +43,5 @@ class Window:
         return row
 
     def to_json(self) -> dict[str, Any]:
-        """The sums, for a checkpoint."""
-        return {"loss": self.loss, "tokens": self.tokens, "captions": self.captions}
+        """What a checkpoint has to hold of it."""
+        return {"loss": self.loss, "tokens": self.tokens, "captions": self.captions, "norm": self.norm}
