@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 
 from captioncrafter.errors import DataError
+from captioncrafter.metrics import resamples
 from captioncrafter.metrics.cider import cider_d
 from captioncrafter.metrics.references import References
-from captioncrafter.metrics.scorecard import METRICS, Scorecard, cider_of, score, shuffled
+from captioncrafter.metrics.resamples import Measured
+from captioncrafter.metrics.scorecard import METRICS, Scorecard, averaged, cider_of, score, shuffled
 from captioncrafter.metrics.tokenizer import tokenize
 
 ANIMALS, PLACES = ("dog", "cat", "man", "woman", "bird", "horse"), ("park", "street", "house", "lake", "field")
@@ -98,11 +100,20 @@ def test_an_interval_holds_the_value(card: Scorecard):
         assert low < card.value(metric) < high
 
 
+def test_intervals_are_the_same_however_many_resamples_are_drawn_at_a_time(
+    card: Scorecard, monkeypatch: pytest.MonkeyPatch
+):
+    all_at_once = card.intervals(resamples=300, seed=7)
+
+    monkeypatch.setattr(resamples, "_DRAWN_AT_A_TIME", 7 * len(CAPTIONS))
+
+    for metric, interval in card.intervals(resamples=300, seed=7).items():
+        assert interval == pytest.approx(all_at_once[metric], abs=1e-12)
+
+
 def test_an_interval_is_the_middle_95_percent_of_the_resamples(card: Scorecard):
-    # more resamples than are drawn at a time
-    dice = np.random.default_rng(3)
     even = np.full(len(CAPTIONS), 1 / len(CAPTIONS))
-    counts = np.concatenate([dice.multinomial(len(CAPTIONS), even, size=size) for size in (250, 250, 100)])
+    counts = np.random.default_rng(3).multinomial(len(CAPTIONS), even, size=600)
 
     low, high = card.intervals(resamples=600, seed=3)["ROUGE-L"]
 
@@ -116,6 +127,22 @@ def test_an_interval_of_rouge_is_about_two_standard_errors_each_way(card: Scorec
     low, high = card.intervals(resamples=4000, seed=0)["ROUGE-L"]
 
     assert (high - low) / 2 == pytest.approx(1.96 * values.std() / np.sqrt(len(values)), rel=0.1)
+
+
+@pytest.mark.parametrize("metric", ["BLEU-4", "ROUGE-L"])
+def test_intervals_hold_the_true_value_about_95_times_in_100(card: Scorecard, metric: str):
+    # The truth is the value on a large set of images; each of 400 experiments sees 80 of them.
+    dice = np.random.default_rng(5)
+    whole = card.metrics[metric]
+    held = 0
+    for _ in range(400):
+        rows = dice.integers(len(CAPTIONS), size=80)
+        seen = Measured(0.0, whole.per_image[rows], whole.statistics[rows], whole.of_sums)
+        (drawn,) = resamples.bootstrap([{metric: seen}], resamples=200, seed=int(dice.integers(2**31)))
+        low, high = resamples.middle(drawn[metric])
+        held += low <= whole.value <= high
+
+    assert 0.91 <= held / 400 <= 0.975
 
 
 def test_a_single_image_has_an_interval_without_width():
@@ -139,6 +166,42 @@ def test_each_image_has_a_row_with_its_scores(card: Scorecard):
     assert [row["image_id"] for row in rows] == list(CAPTIONS)
     assert rows[0]["METEOR"] == 1.0
     assert rows[-1] == {"image_id": "horse-field"} | dict.fromkeys(METRICS, 0.0)
+
+
+def test_only_some_metrics_can_be_kept(card: Scorecard):
+    assert tuple(card.only(["CIDEr", "BLEU-2"]).metrics) == ("BLEU-2", "CIDEr")
+
+
+@pytest.fixture(scope="module")
+def other(references: References) -> Scorecard:
+    """Another model's captions of the same images."""
+    return score(shuffled(PREDICTIONS, seed=3), references)
+
+
+@pytest.mark.parametrize("metric", ["ROUGE-L", "CIDEr"])
+def test_two_models_as_one_system_have_the_mean_of_their_means(card: Scorecard, other: Scorecard, metric: str):
+    expected = (card.value(metric) + other.value(metric)) / 2
+
+    assert averaged([card, other]).value(metric) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("metric", ["BLEU-4", "METEOR"])
+def test_two_models_as_one_system_have_the_corpus_score_of_all_their_captions(
+    card: Scorecard, other: Scorecard, metric: str
+):
+    dealt = shuffled(PREDICTIONS, seed=3)
+    both = score(
+        {f"{image} {n}": text for n, some in enumerate((PREDICTIONS, dealt)) for image, text in some.items()},
+        References({f"{image} {n}": texts for n in range(2) for image, texts in CAPTIONS.items()}),
+    )
+
+    assert averaged([card, other]).value(metric) == pytest.approx(both.value(metric), abs=1e-9)
+
+
+def test_an_image_of_two_models_has_the_mean_of_their_scores(card: Scorecard, other: Scorecard):
+    found = averaged([card, other]).metrics["METEOR"].per_image
+
+    assert found == pytest.approx((card.metrics["METEOR"].per_image + other.metrics["METEOR"].per_image) / 2)
 
 
 def test_predictions_in_another_order_score_the_same(card: Scorecard, references: References):

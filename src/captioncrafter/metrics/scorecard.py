@@ -6,7 +6,7 @@ corpus metrics. Document frequencies for CIDEr stay those of the full set.
 """
 
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,25 +18,11 @@ from captioncrafter.metrics.cider import cider_d
 from captioncrafter.metrics.java import CaptionScorer
 from captioncrafter.metrics.meteor import meteor, meteor_of_sums, summable
 from captioncrafter.metrics.references import References
+from captioncrafter.metrics.resamples import Measured, bootstrap, mean_of, middle
 from captioncrafter.metrics.rouge import rouge_l
 from captioncrafter.metrics.tokenizer import tokenize
 
 METRICS = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr")
-
-_CHUNK_RESAMPLES = 250
-
-
-@dataclass(frozen=True)
-class Measured:
-    """One metric: the corpus value, the value of each image, and what a resample's value is a function of.
-
-    `of_sums` takes the `statistics` summed over a resample and the number of its images.
-    """
-
-    value: float
-    per_image: Float[np.ndarray, " image"]
-    statistics: Float[np.ndarray, "image statistic"]
-    of_sums: Callable[[Float[np.ndarray, "resample statistic"], int], Float[np.ndarray, " resample"]]
 
 
 @dataclass(frozen=True)
@@ -58,12 +44,13 @@ class Scorecard:
 
     def intervals(self, *, resamples: int, seed: int) -> dict[str, tuple[float, float]]:
         """The 95 % bootstrap interval of each metric: the same images are drawn for all of them."""
-        sums = {name: [] for name in self.metrics}
-        for counts in _draws(len(self.image_ids), resamples, seed):
-            for name, measured in self.metrics.items():
-                sums[name].append(measured.of_sums(counts @ measured.statistics, len(self.image_ids)))
-        found = {name: np.quantile(np.concatenate(values), (0.025, 0.975)) for name, values in sums.items()}
-        return {name: (float(low), float(high)) for name, (low, high) in found.items()}
+        (drawn,) = bootstrap([self.metrics], resamples=resamples, seed=seed)
+        return {name: middle(values) for name, values in drawn.items()}
+
+    def only(self, names: Iterable[str]) -> "Scorecard":
+        """The metrics of these names alone, in the order of this scorecard."""
+        wanted = set(names)
+        return Scorecard(self.image_ids, {name: one for name, one in self.metrics.items() if name in wanted})
 
     def to_json(self, *, resamples: int, seed: int) -> dict[str, dict[str, float]]:
         """The metrics as `scores.json` holds them: value, low, high."""
@@ -103,6 +90,25 @@ def score(predictions: Mapping[str, str], references: References, scorer: Captio
     return Scorecard(references.image_ids, metrics)
 
 
+def averaged(cards: Sequence[Scorecard]) -> Scorecard:
+    """Several models' captions of the same images scored as one system's: an image's statistics are their mean.
+
+    CIDEr and ROUGE-L are then the mean of the models' values; BLEU and METEOR, whose corpus values are no means, those
+    of all their captions together. Its intervals tell of the choice of images, not of the choice of models.
+    """
+    first, *_ = cards
+    if any(card.image_ids != first.image_ids for card in cards):
+        raise ValueError("scorecards of different images")
+    shared: dict[int, np.ndarray] = {}
+    metrics: dict[str, Measured] = {}
+    for name, one in first.metrics.items():
+        alike = [card.metrics[name] for card in cards]
+        statistics = shared.setdefault(id(one.statistics), np.mean([each.statistics for each in alike], axis=0))
+        value = float(one.of_sums(statistics.sum(0)[None], len(first.image_ids))[0])
+        metrics[name] = Measured(value, np.mean([each.per_image for each in alike], axis=0), statistics, one.of_sums)
+    return Scorecard(first.image_ids, metrics)
+
+
 def cider_of(predictions: Mapping[str, str], references: References) -> float:
     """CIDEr-D alone, as a fraction: fast enough for every validation once the references' statistics are there."""
     return float(np.mean(ciders_of(predictions, references)))
@@ -137,19 +143,6 @@ def refuse_other_images(predictions: Mapping[str, str], image_ids: Sequence[str]
         )
 
 
-def mean_of(values: Float[np.ndarray, " image"]) -> Measured:
-    """A metric whose corpus value is the mean of the images'."""
-    return Measured(float(np.mean(values)), values, values[:, None], lambda sums, images: sums[:, 0] / images)
-
-
 def _tokens(predictions: Mapping[str, str], references: References, scorer: CaptionScorer | None) -> list[str]:
     refuse_other_images(predictions, references.image_ids)
     return tokenize([predictions[image] for image in references.image_ids], scorer)
-
-
-def _draws(images: int, resamples: int, seed: int) -> Iterator[Float[np.ndarray, "resample image"]]:
-    """How often each image stands in each resample, some resamples at a time."""
-    dice = np.random.default_rng(seed)
-    even = np.full(images, 1 / images)
-    for start in range(0, resamples, _CHUNK_RESAMPLES):
-        yield dice.multinomial(images, even, size=min(_CHUNK_RESAMPLES, resamples - start)).astype(np.float64)
