@@ -46,27 +46,32 @@ def test_a_signal_before_the_first_step_ends_at_once_and_loses_nothing(
     assert trial.continued() == []
 
 
-@pytest.mark.parametrize("nth", [5, 6])
-@full
-def test_a_second_signal_amid_the_save_stops_at_once_and_leaves_a_good_checkpoint(course: Course, out: Path, nth: int):
+@pytest.mark.parametrize(
+    ("number", "nth"),
+    [(signal.SIGTERM, 5), pytest.param(signal.SIGTERM, 6, marks=full), pytest.param(signal.SIGINT, 6, marks=full)],
+)
+def test_a_second_signal_amid_the_save_stops_at_once_and_leaves_a_good_checkpoint(
+    course: Course, out: Path, number: signal.Signals, nth: int
+):
     """Batch 12 is of step 7, whose save is the third; each is of two files."""
-    twice = [send(signal.SIGTERM, at="batch", nth=12), send(signal.SIGTERM, at="save", nth=nth)]
+    twice = [send(number, at="batch", nth=12), send(number, at="save", nth=nth)]
 
     trial = course.trial(out, faults=twice)
 
-    assert trial.first.status in (130, 143), trial.first.said
+    assert trial.first.status == 128 + number, trial.first.said
     assert trial.continued() == []
     assert "going on after step 6" in trial.second.said
     assert "passed over" not in trial.second.said
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @full
-def test_a_second_signal_amid_a_step_leaves_a_good_checkpoint(course: Course, out: Path):
-    twice = [send(signal.SIGTERM, at="batch", nth=11), send(signal.SIGTERM, at="batch", nth=12)]
+def test_a_second_signal_amid_a_step_leaves_a_good_checkpoint(course: Course, out: Path, number: signal.Signals):
+    twice = [send(number, at="batch", nth=11), send(number, at="batch", nth=12)]
 
     trial = course.trial(out, faults=twice)
 
-    assert trial.first.status in (130, 143), trial.first.said
+    assert trial.first.status == 128 + number, trial.first.said
     assert trial.continued() == []
     assert "going on after step 6" in trial.second.said
 

@@ -25,10 +25,20 @@ def test_without_a_signal_nothing_is_noted():
     assert request.signal_number is None
 
 
-def test_a_second_signal_interrupts_at_once():
+@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_sigint_interrupts_at_once(first: signal.Signals):
     with pytest.raises(KeyboardInterrupt), guard.listening():
+        os.kill(os.getpid(), first)
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_sigterm_ends_the_process_at_once_with_143(first: signal.Signals):
+    with pytest.raises(SystemExit) as ended, guard.listening():
+        os.kill(os.getpid(), first)
         os.kill(os.getpid(), signal.SIGTERM)
-        os.kill(os.getpid(), signal.SIGTERM)
+
+    assert ended.value.code == 143
 
 
 def test_the_handlers_of_before_are_put_back():

@@ -57,6 +57,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         events.fail("interrupted")
         status = 130
+    except SystemExit as end:
+        # Said here and not by what handles the signal, which may have come amid another line.
+        if end.code == _TERMINATED:
+            events.fail("terminated")
+        raise
     except BrokenPipeError:
         # Whoever read our captions has enough of them, as `head` does. Python would complain once more at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -79,7 +84,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _end(number: int, frame: FrameType | None) -> None:
     """SIGTERM ends a command as an exception would, so that temporary files go and children are ended."""
     del number, frame
-    events.fail("terminated")
     sys.exit(_TERMINATED)
 
 

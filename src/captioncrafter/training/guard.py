@@ -42,10 +42,10 @@ class StopRequest:
         return OUT_OF_TIME if self.deadline is not None and time.monotonic() >= self.deadline else GO_ON
 
     def receive(self, number: int, frame: FrameType | None) -> None:
-        """Notes the first signal; a second one interrupts at once."""
+        """Notes the first signal; a second one ends at once, as that signal does: SIGINT 130, SIGTERM 143."""
         del frame
         if self.signal_number is not None:
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
         self.signal_number = number
 
 
