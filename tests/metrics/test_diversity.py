@@ -34,12 +34,42 @@ def test_a_caption_is_novel_when_no_known_one_has_its_words():
 
 
 @pytest.mark.parametrize(
+    ("caption", "repeats"),
+    [("a dog Dog runs", True), ("dog, dog", True), ("a dog and a dog", False), ("a dog a dog", False), ("", False)],
+)
+def test_a_word_is_repeated_when_it_stands_twice_in_a_row(caption: str, repeats: bool):
+    assert diversity.repeats_a_word(caption) is repeats
+
+
+@pytest.mark.parametrize(
+    ("caption", "repeats"),
+    [
+        ("A dog a dog.", True),
+        ("two dogs run on grass on grass", True),
+        ("a dog in the grass with a dog in the sun", True),
+        ("on the red grass on the red grass", True),
+        ("a man and a man", False),
+        ("dog dog", False),
+        ("a b a", False),
+        ("", False),
+    ],
+)
+def test_a_phrase_is_repeated_straight_away_or_when_it_has_three_words(caption: str, repeats: bool):
+    assert diversity.repeats_a_phrase(caption) is repeats
+
+
+def test_the_share_of_captions_that_repeat_counts_them():
+    assert diversity.share_of(["a a", "a b", "b b", "a"], diversity.repeats_a_word) == 1 / 2
+
+
+@pytest.mark.parametrize(
     "share",
     [
         diversity.distinct_captions,
         diversity.mean_length,
         lambda captions: diversity.distinct_ngrams(captions, 1),
         lambda captions: diversity.novel_captions(captions, ["a dog"]),
+        lambda captions: diversity.share_of(captions, diversity.repeats_a_word),
     ],
 )
 def test_no_captions_have_none_of_it(share):
@@ -57,4 +87,6 @@ def test_the_description_has_all_of_it():
         "distinct_1": 5 / 11,
         "distinct_2": 3 / 7,
         "vocabulary": 5,
+        "repeated_word": 0,
+        "repeated_phrase": 0,
     }

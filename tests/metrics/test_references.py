@@ -77,9 +77,48 @@ def test_no_images_at_all_are_refused():
         References({})
 
 
+def test_document_frequencies_are_its_own_or_those_of_the_corpus_given():
+    own = References({"1": ["a dog"], "2": ["a cat"]})
+    other = References({"1": ["a dog"]}, document_frequencies=own)
+
+    assert own.corpus is own
+    assert other.corpus is own
+
+
 def test_the_protocol_names_where_document_frequencies_come_from():
     own = References({"1": ["a dog"], "2": ["a cat"]})
     other = References({"1": ["a dog"]}, document_frequencies=own)
 
     assert own.corpus_name == "evaluated references"
     assert other.corpus_name == "another corpus of 2 images"
+
+
+def test_the_same_content_has_the_same_fingerprint():
+    assert References({"1": ["a dog", "b"]}).fingerprint == References({"1": ("a dog", "b")}).fingerprint
+
+
+@pytest.mark.parametrize(
+    "other", [{"1": ["a dog b"]}, {"1": ["b", "a dog"]}, {"2": ["a dog", "b"]}, {"1": ["a dog"], "b": [""]}]
+)
+def test_other_content_has_another_fingerprint(other: dict[str, list[str]]):
+    assert References(other).fingerprint != References({"1": ["a dog", "b"]}).fingerprint
+
+
+def test_references_of_the_same_content_are_worked_out_once():
+    first = References.kept({"1": ["a dog"], "2": ["a cat"]})
+
+    assert References.kept({"1": ["a dog"], "2": ["a cat"]}) is first
+
+
+def test_references_under_another_corpus_are_others():
+    corpus = References({"1": ["a dog"], "2": ["a cat"]})
+
+    assert References.kept({"1": ["a dog"]}, document_frequencies=corpus) is not References.kept({"1": ["a dog"]})
+
+
+def test_only_the_references_used_last_are_kept():
+    first = References.kept({"1": ["a dog"]})
+    for text in ("a cat", "a cow"):
+        References.kept({"1": [text]})
+
+    assert References.kept({"1": ["a dog"]}) is not first

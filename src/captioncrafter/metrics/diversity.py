@@ -1,7 +1,7 @@
 """What captions are like as texts: how long, how varied, how often the same."""
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 _WORD = re.compile(r"\w+(?:['’]\w+)*")
 
@@ -38,6 +38,26 @@ def novel_captions(captions: Collection[str], known: Iterable[str]) -> float:
     return sum(tuple(words(caption)) not in seen for caption in captions) / len(captions) if captions else 0.0
 
 
+def repeats_a_word(caption: str) -> bool:
+    """Whether a word stands twice in a row: "a dog dog"."""
+    return _says_again(words(caption), 1)
+
+
+def repeats_a_phrase(caption: str) -> bool:
+    """Whether two words or more are said again: straight away ("a dog a dog"), or three of them anywhere.
+
+    "a man and a man" does neither: people write so.
+    """
+    spoken = words(caption)
+    trigrams = _ngrams(spoken, 3)
+    return _says_again(spoken, 2) or len(set(trigrams)) < len(trigrams)
+
+
+def share_of(captions: Collection[str], holds: Callable[[str], bool]) -> float:
+    """Share of the captions of which it holds; 0 when there are none."""
+    return sum(map(holds, captions)) / len(captions) if captions else 0.0
+
+
 def describe(captions: Collection[str]) -> dict[str, float | int]:
     """All of these by name, for `scores.json`."""
     return {
@@ -46,7 +66,16 @@ def describe(captions: Collection[str]) -> dict[str, float | int]:
         "distinct_1": distinct_ngrams(captions, 1),
         "distinct_2": distinct_ngrams(captions, 2),
         "vocabulary": vocabulary(captions),
+        "repeated_word": share_of(captions, repeats_a_word),
+        "repeated_phrase": share_of(captions, repeats_a_phrase),
     }
+
+
+def _says_again(spoken: Sequence[str], length: int) -> bool:
+    """Whether some `length` words are followed by the same words."""
+    return any(
+        spoken[start : start + length] == spoken[start + length : start + 2 * length] for start in range(len(spoken))
+    )
 
 
 def _ngrams(words: list[str], order: int) -> list[tuple[str, ...]]:

@@ -5,10 +5,13 @@ and TF-IDF vectors stay, and only the predictions are new.
 """
 
 import math
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar
+
+import xxhash
 
 from captioncrafter.errors import DataError
 from captioncrafter.metrics.java import CaptionScorer
@@ -35,6 +38,25 @@ class References:
     corpus) instead of this set's own, which are coco-caption's. Raises `DataError` for an image without captions.
     """
 
+    _KEPT_AT_MOST = 2
+    _kept: ClassVar["OrderedDict[tuple[str, str | None], References]"] = OrderedDict()
+
+    @classmethod
+    def kept(
+        cls, captions: Mapping[str, Sequence[str]], *, document_frequencies: "References | None" = None
+    ) -> "References":
+        """The same object for the same content: what one evaluation worked out serves the next in this process.
+
+        The two used last are kept: those of 1,000 images with five captions take some 60 MB.
+        """
+        fresh = cls(captions, document_frequencies=document_frequencies)
+        key = fresh.fingerprint, None if document_frequencies is None else document_frequencies.fingerprint
+        found = cls._kept.setdefault(key, fresh)
+        cls._kept.move_to_end(key)
+        while len(cls._kept) > cls._KEPT_AT_MOST:
+            cls._kept.popitem(last=False)
+        return found
+
     def __init__(
         self,
         captions: Mapping[str, Sequence[str]],
@@ -58,6 +80,17 @@ class References:
     def image_ids(self) -> tuple[str, ...]:
         """The images, in the order they were given."""
         return tuple(self.captions)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """What tells one set of references from another: 32 hex digits of its image ids and captions, in order."""
+        digest = xxhash.xxh3_128()
+        for image, texts in self.captions.items():
+            for part in (image, *texts):
+                encoded = part.encode()
+                digest.update(b"%d:%b" % (len(encoded), encoded))
+            digest.update(b"\n")
+        return digest.hexdigest()
 
     @cached_property
     def tokens(self) -> dict[str, tuple[str, ...]]:
@@ -100,7 +133,7 @@ class References:
 
     def vector(self, counts: Counter[NGram]) -> TfIdf:
         """The TF-IDF vector of n-gram counts under these references' document frequencies."""
-        corpus = self._corpus or self
+        corpus = self.corpus
         frequency, log_images = corpus.own_document_frequencies, math.log(float(len(corpus)))
         weights: dict[NGram, float] = {}
         squares = [0.0] * MAX_ORDER
@@ -112,6 +145,11 @@ class References:
             if len(ngram) == 2:
                 length += count
         return TfIdf(weights, tuple(map(math.sqrt, squares)), length)
+
+    @property
+    def corpus(self) -> "References":
+        """The captions whose document frequencies weigh the n-grams: these, unless another corpus was given."""
+        return self._corpus or self
 
     @property
     def corpus_name(self) -> str:
