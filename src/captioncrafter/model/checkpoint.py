@@ -49,10 +49,11 @@ def _assets() -> Path:
     return Path(str(resources.files("captioncrafter"))) / "assets"
 
 
-def find(name: str, revision: str | None = None) -> Checkpoint:
+def find(name: str, revision: str | None = None, *, only_config: bool = False) -> Checkpoint:
     """The checkpoint called `name`: a bundled name, a folder, or a hub name (fetched when not yet in the hub cache).
 
-    Raises `CheckpointError` saying what is missing and how to get it.
+    With `only_config`, nothing but `config.json` is fetched, and other files may be missing. Raises `CheckpointError`
+    saying what is missing and how to get it.
     """
     if name in bundled():
         return Checkpoint(name, None, _assets() / name)
@@ -64,12 +65,16 @@ def find(name: str, revision: str | None = None) -> Checkpoint:
                 f'"{name}" is neither a folder, nor a hub name like Salesforce/blip2-flan-t5-xl, nor a bundled '
                 f"checkpoint ({', '.join(bundled())}).{closest(name, bundled())}"
             )
-        folder = _fetch(name, revision)
+        folder = fetch(name, revision)
     _check_is_blip2(name, folder)
     return Checkpoint(name, revision if on_hub else None, folder, on_hub)
 
 
-def _fetch(name: str, revision: str | None) -> Path:
+def fetch(name: str, revision: str | None, *, option: str = "model.base") -> Path:
+    """The folder in the hub cache with the small files and safetensors of a hub repository, fetched when not there yet.
+
+    Raises `CheckpointError` saying what is missing and how to get it; `option` takes a folder instead.
+    """
     from huggingface_hub import errors as hub
     from huggingface_hub import snapshot_download
 
@@ -96,7 +101,7 @@ def _fetch(name: str, revision: str | None) -> Path:
     ) as error:
         raise CheckpointError(
             f"{name}: not in the hub cache, and fetching it failed ({type(error).__name__}). Connect to the network "
-            "and try again: what was fetched is kept. Or give the folder of a copy as model.base."
+            f"and try again: what was fetched is kept. Or give the folder of a copy as {option}."
         ) from error
 
 
