@@ -1,10 +1,9 @@
 """What to do, in full: `options` holds every option, `reading` turns a recipe file into them."""
 
+from captioncrafter.recipe.evaluation import Evaluation
 from captioncrafter.recipe.options import (
-    MAX_SEED,
     Data,
     Decoding,
-    Evaluation,
     Features,
     Lora,
     Model,
@@ -12,13 +11,13 @@ from captioncrafter.recipe.options import (
     Precision,
     Recipe,
     Scenes,
-    Section,
     Tracking,
     Training,
     Validation,
     check_adapter,
 )
 from captioncrafter.recipe.reading import build, bundled, check_decoding, explain, load, parse
+from captioncrafter.recipe.section import MAX_SEED, Section
 
 __all__ = [
     "MAX_SEED",

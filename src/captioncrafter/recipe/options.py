@@ -1,24 +1,19 @@
 """Every option with its default, unit and bounds; nowhere else does a default stand.
 
-Imports no torch.
+Those of `[evaluation]` are in `evaluation`. Imports no torch.
 """
 
 import re
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
+
+from captioncrafter.recipe.evaluation import Evaluation
+from captioncrafter.recipe.section import MAX_SEED, Section
 
 Precision = Literal["auto", "bf16", "fp32", "int8", "nf4"]
 
 Part = Literal["language_model", "language_model.encoder", "language_model.decoder", "qformer", "vision_model"]
-
-MAX_SEED = 2**32 - 1
-
-
-class Section(BaseModel):
-    """A group of options: unknown keys, other types and infinities are refused, values do not change after checking."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, strict=True, allow_inf_nan=False)
 
 
 class Model(Section):
@@ -252,13 +247,6 @@ class Decoding(Section):
     )
     seed: int = Field(default=0, ge=0, le=MAX_SEED, description="What sampling draws.")
     images_per_batch: int = Field(default=16, ge=1, description="Images captioned at once.")
-
-
-class Evaluation(Section):
-    """How scores are computed."""
-
-    resamples: int = Field(default=1000, ge=100, description="Bootstrap resamples behind each 95 % interval.")
-    seed: int = Field(default=0, ge=0, le=MAX_SEED, description="What the bootstrap draws.")
 
 
 class Tracking(Section):

@@ -12,7 +12,8 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from captioncrafter.errors import InputError, RecipeError, closest
-from captioncrafter.recipe.options import Decoding, Recipe, Section
+from captioncrafter.recipe.options import Decoding, Recipe
+from captioncrafter.recipe.section import Section
 
 
 def bundled() -> list[str]:

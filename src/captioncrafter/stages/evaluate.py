@@ -1,24 +1,26 @@
 """`captioncrafter evaluate`: captions against references, as coco-caption scores them; of files or of a whole run."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from captioncrafter import events, recipe, runs
-from captioncrafter.data.caption_files import read_predictions, read_references
+from captioncrafter import __version__, events, recipe, runs
+from captioncrafter.data.caption_files import dataset_split, read_file_names, read_predictions, read_references
+from captioncrafter.data.pictures import Picture, pictures_in, pictures_of
 from captioncrafter.data.splits import SPLITS, CaptionedImages, load_splits
 from captioncrafter.errors import DataError
 from captioncrafter.generation.bulk import caption_dataset
 from captioncrafter.generation.captioner import CAPTIONING, Captioner
+from captioncrafter.generation.ledger import ledger_of
 from captioncrafter.metrics import diversity, java
 from captioncrafter.metrics.references import References
 from captioncrafter.metrics.scorecard import Scorecard, cider_of, score, shuffled
 from captioncrafter.metrics.vqa import answers_scored
 from captioncrafter.model import checkpoint
 from captioncrafter.report.card import write_card
-
-_NAMED_AT_MOST = 5
+from captioncrafter.stages.extra_metrics import ExtraMetric, extra_metrics
+from captioncrafter.stages.protocol import Trained, corpus, describe_corpus, shared_images
 
 
 @dataclass(frozen=True)
@@ -39,54 +41,72 @@ def evaluate_files(
     references: Path,
     *,
     split: str | None = None,
+    trained_on: Path | None = None,
+    images: Path | None = None,
     allow_partial: bool = False,
     out: Path | None = None,
     options: recipe.Evaluation | None = None,
 ) -> Evaluated:
     """Scores a predictions file; with `out`, writes `scores.json` and `image_scores.jsonl` there.
 
-    Raises `DataError` when predictions and references are not of the same images, unless `allow_partial`: then those
-    they share are scored, and the scores say so.
+    `trained_on` is a dataset folder or a file of captions: then novelty is measured, and images seen in training are
+    told. `images` is a folder of the images, for metrics that look. Raises `DataError` when predictions
+    and references are not of the same images, unless `allow_partial`: then those they share are scored, and the
+    scores say so.
     """
-    given, people = read_predictions(predictions), read_references(references, split)
-    shared = [image for image in people if image in given]
-    partial = _partial(given, people, shared, predictions, references, allowed=allow_partial)
-    found = evaluate(
-        {image: given[image] for image in shared},
+    options = options or recipe.Evaluation()
+    name = dataset_split(references, split)[0] if references.is_dir() else None
+    given, people = read_predictions(predictions), read_references(references, name or split)
+    shared, partial = shared_images(given, people, names=(predictions, references), allow_partial=allow_partial)
+    protocol = {"predictions": str(predictions), "references_from": str(references)} | partial
+    protocol |= ({"split": name} if name else {}) | _origin(predictions)
+    yardstick = Yardstick.of(
         {image: people[image] for image in shared},
-        options or recipe.Evaluation(),
-        protocol={"predictions": str(predictions), "references_from": str(references)}
-        | ({"split": split} if split else {})
-        | partial,
+        options,
+        pictures=_pictures(shared, references, name, images),
+        trained=Trained.read(trained_on) if trained_on is not None else None,
+        device="auto",
     )
+    found = yardstick.evaluate({image: given[image] for image in shared}, protocol)
     if out is not None:
         found.write(out)
     return found
 
 
 def evaluate_run(
-    path: Path, *, split: str | None = None, base: bool = False, device: str | None = None
+    path: Path,
+    *,
+    split: str | None = None,
+    base: bool = False,
+    device: str | None = None,
+    options: recipe.Evaluation | None = None,
 ) -> tuple[Evaluated, Evaluated | None]:
     """Captions a split with a run's adapter, from the images up as any user of the adapter would, and scores it.
 
     Predictions and scores are written to the run, and the adapter's card is rewritten with them; with `base` also
     those of its base model without the adapter, into the run's `base` folder. The split is test where there is one,
-    else validation. Raises `DataError` when the run has no adapter or its data no such split.
+    else validation; `options` stand in place of the recipe's `[evaluation]`. Raises `DataError` when the run has no
+    adapter or its data no such split.
     """
     run = runs.Run.open(path)
-    options = recipe.build(run.recipe(), source=str(run.path / runs.RECIPE))
+    whole = recipe.build(run.recipe(), source=str(run.path / runs.RECIPE))
     if not run.adapter.is_dir():
         raise DataError(f"{path}: no adapter yet: its training has not come to a validation. Go on with --resume.")
     java.start_in_background()
-    splits = load_splits(options.data)
-    name = _choose(splits, split, options.data)
+    splits = load_splits(whole.data)
+    name = _choose(splits, split, whole.data)
     images = splits[name]
     told = runs.read_json(run.adapter / CAPTIONING)
     tuned_on = checkpoint.find(told["base"], told["revision"])
-    captioner = Captioner.load(adapter=run.adapter, device=device or options.model.device)
-    references = References({image.image_id: image.captions for image in images})
-    known = [text for image in splits["train"] for text in image.captions]
-    answers = any(image.prompt is not None for image in images)
+    yardstick = Yardstick.of(
+        {image.image_id: image.captions for image in images},
+        options or whole.evaluation,
+        pictures=pictures_of(images),
+        trained=Trained.of_images(splits["train"], whole.data.path or "scenes"),
+        device=device or whole.model.device,
+        answers=any(image.prompt is not None for image in images),
+    )
+    captioner = Captioner.load(adapter=run.adapter, device=device or whole.model.device)
     protocol = {
         "split": name,
         "data": images.fingerprint(),
@@ -95,12 +115,11 @@ def evaluate_run(
         "precision": str(captioner.model.dtype).removeprefix("torch."),
         "device": str(captioner.model.device),
     }
-
-    kept = _base_of_the_same(run, protocol)
+    kept = _base_of_the_same(run, protocol, yardstick.references)
 
     def caption_and_score(what: str, folder: Path) -> Evaluated:
         predictions = caption_dataset(captioner, images, what=what)
-        found = _evaluate(predictions, references, options.evaluation, protocol=protocol, known=known, answers=answers)
+        found = yardstick.evaluate(predictions, protocol)
         rows = ({"image_id": image, "caption": caption} for image, caption in predictions.items())
         runs.write_jsonl(folder / runs.PREDICTIONS, rows)
         found.write(folder)
@@ -114,7 +133,7 @@ def evaluate_run(
     write_card(
         run.adapter,
         tuned_on,
-        options,
+        whole,
         tuned.scores["precision"],
         scores=tuned.scores,
         base_scores=before.scores if before else kept,
@@ -122,48 +141,68 @@ def evaluate_run(
     return tuned, before
 
 
-def evaluate(
-    predictions: Mapping[str, str],
-    references: Mapping[str, Sequence[str]],
-    options: recipe.Evaluation,
-    *,
-    protocol: Mapping[str, Any],
-) -> Evaluated:
-    """The seven metrics of `predictions` with all that belongs to them; `protocol` says where both came from."""
-    return _evaluate(predictions, References(references), options, protocol=protocol, known=None, answers=False)
+@dataclass(frozen=True)
+class Yardstick:
+    """What captions are held against: references, further metrics, training; `answers` adds the metrics of answers."""
+
+    references: References
+    options: recipe.Evaluation
+    extras: Sequence[ExtraMetric]
+    trained: Trained | None
+    seen: Mapping[str, Any]
+    answers: bool
+
+    @classmethod
+    def of(
+        cls,
+        captions: Mapping[str, Sequence[str]],
+        options: recipe.Evaluation,
+        *,
+        pictures: Mapping[str, Picture] | None,
+        trained: Trained | None,
+        device: str,
+        answers: bool = False,
+    ) -> "Yardstick":
+        """Loads what is asked for and warns of images seen in training: all before the first caption."""
+        references = References.kept(captions, document_frequencies=corpus(options.document_frequencies))
+        extras = extra_metrics(options, references, pictures, device=device)
+        seen = {} if trained is None else {"seen_in_training": trained.seen(captions, pictures)}
+        return cls(references, options, extras, trained, seen, answers)
+
+    def evaluate(self, predictions: Mapping[str, str], protocol: Mapping[str, Any]) -> Evaluated:
+        """All metrics of `predictions` with all that belongs to them; `protocol` says where they came from."""
+        references, options = self.references, self.options
+        card = score(predictions, references)
+        if self.answers:
+            card = card.beside(answers_scored(predictions, references.captions))
+        for extra in self.extras:
+            card = card.beside(extra.score(predictions))
+        counts = [len(captions) for captions in references.captions.values()]
+        scores = {
+            "images": len(references),
+            "references": sum(counts),
+            "references_per_image": counts[0] if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}",
+            "references_hash": references.fingerprint,
+            "metrics": card.to_json(resamples=options.resamples, seed=options.seed),
+            "grounding": _grounding(predictions, references, card, options),
+            "diversity": _diversity(list(predictions.values()), self.trained),
+            **protocol,
+            **self.seen,
+            "scorer": {
+                "captioncrafter": __version__,
+                **java.scorer_versions(),
+                **describe_corpus(references, options.document_frequencies),
+                **{extra.name: extra.described for extra in self.extras},
+                "bootstrap_resamples": options.resamples,
+                "bootstrap_seed": options.seed,
+            },
+        }
+        return Evaluated(scores, card.rows())
 
 
-def _evaluate(
-    predictions: Mapping[str, str],
-    references: References,
-    options: recipe.Evaluation,
-    *,
-    protocol: Mapping[str, Any],
-    known: Collection[str] | None,
-    answers: bool,
-) -> Evaluated:
-    """`known` are the captions trained on, where novelty is asked for; `answers` adds the metrics of answers."""
-    card = score(predictions, references)
-    if answers:
-        card = card.beside(answers_scored(predictions, references.captions))
-    counts = [len(captions) for captions in references.captions.values()]
-    texts = list(predictions.values())
-    novelty = {} if known is None else {"novel_captions": diversity.novel_captions(texts, known)}
-    scores = {
-        "images": len(references),
-        "references_per_image": counts[0] if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}",
-        "metrics": card.to_json(resamples=options.resamples, seed=options.seed),
-        "grounding": _grounding(predictions, references, card, options),
-        "diversity": diversity.describe(texts) | novelty,
-        **protocol,
-        "scorer": {
-            **java.scorer_versions(),
-            "document_frequencies": references.corpus_name,
-            "bootstrap_resamples": options.resamples,
-            "bootstrap_seed": options.seed,
-        },
-    }
-    return Evaluated(scores, card.rows())
+def _diversity(texts: Sequence[str], trained: Trained | None) -> dict[str, float | int]:
+    novelty = {} if trained is None else {"novel_captions": diversity.novel_captions(texts, trained.captions)}
+    return diversity.describe(texts) | novelty
 
 
 def _grounding(
@@ -178,45 +217,23 @@ def _grounding(
     }
 
 
-def _partial(
-    given: Mapping[str, str],
-    people: Mapping[str, Sequence[str]],
-    shared: Sequence[str],
-    predictions: Path,
-    references: Path,
-    *,
-    allowed: bool,
-) -> dict[str, Any]:
-    missing = [image for image in people if image not in given]
-    extra = [image for image in given if image not in people]
-    if not missing and not extra:
-        return {}
-    if not shared:
-        raise DataError(
-            f"{predictions} and {references} share no image: image ids are {_named(given)} in the one and "
-            f"{_named(people)} in the other."
-        )
-    differ = f"{len(missing)} images have no prediction{_in_brackets(missing)}, {len(extra)} predictions have no "
-    differ += f"reference{_in_brackets(extra)}"
-    if not allowed:
-        raise DataError(
-            f"{predictions} and {references} are not of the same images: {differ}. Scores of a part compare with no "
-            f"published ones; --allow-partial scores the {len(shared)} images they share all the same."
-        )
-    events.warn(f"scored on the {len(shared)} images that both files share only: {differ}")
-    return {"partial": {"images_without_prediction": len(missing), "predictions_without_reference": len(extra)}}
+def _origin(predictions: Path) -> dict[str, Any]:
+    """What captioned, where `captioncrafter caption` kept that beside its file: base, adapter, prompt, decoding."""
+    ledger = ledger_of(predictions)
+    told = runs.read_json(ledger) if ledger.is_file() else {}
+    return {"origin": told["origin"]} if isinstance(told, dict) and "origin" in told else {}
 
 
-def _named(images: Iterable[str]) -> str:
-    names = list(images)
-    return ", ".join(names[:_NAMED_AT_MOST]) + (" …" if len(names) > _NAMED_AT_MOST else "")
+def _pictures(
+    image_ids: Sequence[str], references: Path, split: str | None, folder: Path | None
+) -> dict[str, Picture] | None:
+    """The evaluated images, where the files that were given hold them."""
+    if folder is not None:
+        return pictures_in(folder, image_ids, read_file_names(references))
+    return pictures_of(CaptionedImages(dataset_split(references, split)[1])) if references.is_dir() else None
 
 
-def _in_brackets(images: Sequence[str]) -> str:
-    return f" ({_named(images)})" if images else ""
-
-
-def _base_of_the_same(run: runs.Run, protocol: Mapping[str, Any]) -> Mapping[str, Any] | None:
+def _base_of_the_same(run: runs.Run, protocol: Mapping[str, Any], references: References) -> Mapping[str, Any] | None:
     """What was measured of the base before, if on the same images in the same way; else it goes, and that is said.
 
     It would stand beside scores that it does not compare with.
@@ -225,7 +242,8 @@ def _base_of_the_same(run: runs.Run, protocol: Mapping[str, Any]) -> Mapping[str
     if not file.is_file():
         return None
     scores = runs.read_json(file)
-    if all(scores.get(key) == value for key, value in protocol.items()):
+    corpus_then = scores.get("scorer", {}).get("document_frequencies_hash")
+    if corpus_then == references.corpus.fingerprint and all(scores.get(key) == protocol[key] for key in protocol):
         return scores
     run.drop_base()
     events.say(f"{run.path / runs.BASE}: scores of another evaluation; removed (--base takes them again)")
