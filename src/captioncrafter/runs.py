@@ -26,6 +26,8 @@ PREDICTIONS = "predictions.jsonl"
 SCORES = "scores.json"
 IMAGE_SCORES = "image_scores.jsonl"
 REPORT = "report.html"
+SEEDS = "seeds.json"
+"""In a folder of runs that differ in their seed only: what they came to."""
 BASE = "base"
 """Folder in a run for predictions and scores of the base model without the adapter."""
 

@@ -66,6 +66,47 @@ def test_empty_captions_raise_the_alarm_once():
     assert alarms == ["20 captions are empty."]
 
 
+def test_images_that_were_in_training_raise_the_alarm():
+    in_training = {"images": 12, "examples": ["a.jpg", "b.jpg", "c.jpg", "d.jpg"]}
+
+    (told,) = said_of(system("mine", {}, images=1000, in_training=in_training)).items()
+
+    assert told == (
+        "12 of the 1,000 evaluated images were in training too (a.jpg, b.jpg, c.jpg, …): the scores tell what was "
+        "learned by heart, not how new images fare.",
+        True,
+    )
+
+
+def test_that_no_image_was_in_training_is_said_where_it_was_looked_for():
+    assert said_of(system("mine", {}, in_training={"images": 0, "examples": []})) == {
+        "None of the evaluated images was in training.": False
+    }
+
+
+def test_scores_of_a_part_raise_the_alarm():
+    partial = {"images_without_prediction": 3, "predictions_without_reference": 0}
+
+    assert said_of(system("mine", {}, partial=partial)) == {
+        "The scores are of a part of the images: 3 images without prediction. They compare with no scores of the "
+        "whole.": True
+    }
+
+
+def test_alarms_about_the_others_name_them():
+    other = system("other", {}, grounding={"CIDEr": 0.5, "shuffled_CIDEr": 0.5})
+
+    told = [finding.text for finding in findings(report_data(system("mine", numbered(20)), other))]
+
+    assert told[1:] == [
+        "other: the captions hardly depend on the images: with images shuffled CIDEr is 50.0, with the right ones 50.0."
+    ]
+
+
+def test_what_is_well_with_the_others_is_not_listed():
+    assert findings(report_data(System("mine", {}), System("base", numbered(20)))) == []
+
+
 def test_grounding_stands_beside_each_other_for_all_that_have_it():
     systems = [
         system("mine", {}, grounding={"CIDEr": 0.9, "shuffled_CIDEr": 0.1}),
@@ -95,6 +136,7 @@ def test_captions_are_measured_as_texts_beside_those_of_people():
         "distinct-1: different words of all": ["50.0 %", "100.0 %"],
         "distinct-2: different word pairs of all": ["75.0 %", "100.0 %"],
         "captions with a word twice in a row": ["25.0 %", "0.0 %"],
+        "captions that say a phrase again": ["0.0 %", "0.0 %"],
     }
 
 

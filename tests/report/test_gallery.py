@@ -86,6 +86,12 @@ def test_without_values_of_single_images_there_are_no_extremes():
     assert gallery.extremes(data, gallery.cards(data, None), None) == ([], [])
 
 
+def test_a_card_shows_the_prompt_of_an_image_that_has_its_own():
+    data = report_data(System("mine", numbered(2)), prompts={"1.jpg": "Question: what runs? Answer:"})
+
+    assert [card.prompt for card in gallery.cards(data, None)] == ["", "Question: what runs? Answer:"]
+
+
 def test_a_thumbnail_is_part_of_the_page():
     data = report_data(System("mine", numbered(2)), thumbnails={"0.jpg": JPEG})
 

@@ -2,8 +2,11 @@
 
 from typing import Any
 
+import pytest
+
 from captioncrafter.report.content import System
 from captioncrafter.report.headline import headline, score_table
+from captioncrafter.report.pairwise import Against
 from pages import METRICS, numbered, report_data, system
 
 
@@ -70,6 +73,29 @@ def test_intervals_that_overlap_settle_nothing():
 
 def test_without_intervals_nothing_is_claimed_of_certainty():
     assert sentences(scored("mine", 0.5), scored("base", 0.45)).endswith("how sure that is was not measured.")
+
+
+def test_metrics_that_are_taken_when_asked_for_stand_last_and_in_one_order():
+    taken = {"VQA accuracy", "my own", "SPICE", "exact match", "RefCLIPScore", "CLIPScore", "CIDEr"}
+    subject = System("mine", {}, {"metrics": {name: {"value": 0.5} for name in sorted(taken)}})
+
+    rows = [row.metric for row in score_table([subject])]
+
+    assert rows == ["CIDEr", "CLIPScore", "RefCLIPScore", "SPICE", "exact match", "VQA accuracy", "my own"]
+
+
+@pytest.mark.parametrize(
+    ("p", "told"), [(0.004, "chance in the choice of images hardly explains it."), (0.2, "that may be chance.")]
+)
+def test_where_the_same_images_were_compared_the_test_is_what_counts(p: float, told: str):
+    tested = Against("CIDEr", 1, 0.05, -0.0125, 0.1, p, up=3, down=1)
+
+    found = headline(report_data(scored("mine", 0.5, 0.4, 0.6), scored("base", 0.45, 0.35, 0.55)), [tested])
+
+    assert found is not None
+    assert found.sentences == [
+        f"CIDEr rises from 45.0 (base) to 50.0; on the same images that is +5.0 (−1.2 to +10.0, p = {p:.3f}): {told}"
+    ]
 
 
 def test_the_images_that_gained_and_lost_are_counted():

@@ -33,10 +33,12 @@ def write_scored(folder: Path, caption: str, cider: float, **scores: Any) -> Non
         (folder / name).write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
-def write_run(folder: Path, dataset: Path, caption: str = "a dog", cider: float = 0.7, **scores: Any) -> Path:
+def write_run(
+    folder: Path, dataset: Path, caption: str = "a dog", cider: float = 0.7, seed: int = 0, **scores: Any
+) -> Path:
     """A run folder without a model: recipe, log, manifest, and an evaluation of the validation images."""
     write_scored(folder, caption, cider, **scores)
-    options = tiny_recipe(Path("a/checkpoint"), dataset)
+    options = tiny_recipe(Path("a/checkpoint"), dataset).model_copy(update={"seed": seed})
     (folder / "recipe.json").write_text(json.dumps(options.model_dump(mode="json")))
     (folder / "manifest.json").write_text(json.dumps({"data": {"train": {"images": 6}}, "device": "cpu"}))
     (folder / "log.jsonl").write_text(json.dumps({"kind": "step", "step": 1, "loss": 2.5, "epoch": 1.0}) + "\n")
@@ -95,6 +97,53 @@ def test_a_run_in_a_folder_called_base_is_told_from_the_base(tmp_path: Path, dat
     root = read(report([run]).read_text(encoding="utf-8"))
 
     assert texts(root, ".//table[@class='scores']/thead//th[@class]")[:2] == [f"{tmp_path.name}/base", "base"]
+
+
+def test_runs_that_differ_in_their_seed_have_a_mean_and_a_deviation(tmp_path: Path, dataset: Path):
+    runs = [write_run(tmp_path / f"seed-{seed}", dataset, cider=0.5 + 0.1 * seed, seed=seed) for seed in (0, 1, 2)]
+
+    root = read(report(runs).read_text(encoding="utf-8"))
+
+    assert texts(root, ".//table[@class='trainings']//td")[-1] == "60.0 ± 10.0"
+
+
+def test_a_folder_of_seeds_stands_for_its_runs(tmp_path: Path, dataset: Path):
+    for seed in (3, 11):
+        write_run(tmp_path / "mine" / f"seed-{seed}", dataset, seed=seed)
+    (tmp_path / "mine" / "seeds.json").write_text(json.dumps({"runs": {"3": {}, "11": {}}}))
+
+    page = report([tmp_path / "mine"])
+
+    assert page == tmp_path / "mine" / "report.html"
+    root = read(page.read_text(encoding="utf-8"))
+    assert texts(root, ".//table[@class='scores']/thead//th[@class]")[:2] == ["seed-3", "seed-11"]
+
+
+def test_runs_are_compared_image_by_image(tmp_path: Path, dataset: Path):
+    runs = [write_run(tmp_path / name, dataset, cider=cider) for name, cider in (("one", 0.7), ("two", 0.5))]
+
+    root = read(report(runs).read_text(encoding="utf-8"))
+
+    assert texts(root, ".//table[@class='tested']/thead//th")[1:] == ["METEOR", "CIDEr"]
+    assert [cell[:5] for cell in texts(root, ".//table[@class='tested']//td")] == ["+10.0", "+20.0"]
+
+
+def test_an_image_with_a_prompt_of_its_own_shows_it(tmp_path: Path):
+    questions = {"scenes": {"train": 2, "validation": 2, "test": 2, "task": "questions", "questions_per_scene": 2}}
+    run = write_run(tmp_path / "mine", tmp_path)
+    saved = json.loads((run / "recipe.json").read_text())
+    (run / "recipe.json").write_text(json.dumps(saved | {"data": questions}))
+    from captioncrafter.data.splits import load_splits
+    from captioncrafter.recipe import Data
+
+    asked = {image.image_id: image.prompt for image in load_splits(Data.model_validate(questions))["validation"]}
+    rows = [json.dumps({"image_id": image, "caption": "two"}) + "\n" for image in asked]
+    (run / "predictions.jsonl").write_text("".join(rows))
+
+    root = read(report([run]).read_text(encoding="utf-8"))
+
+    assert texts(root, ".//div[@id='cards']//p[@class='prompt']") == list(asked.values())
+    assert all(asked.values())
 
 
 def test_the_page_goes_where_it_is_told(tmp_path: Path, dataset: Path):

@@ -11,7 +11,7 @@ from typing import Literal
 
 from markupsafe import Markup
 
-Role = Literal["subject", "base", "other", "people", "shuffled"]
+Role = Literal["subject", "base", "third", "fourth", "fifth", "people", "shuffled"]
 
 WIDTH, HEIGHT = 460, 260
 _TOP, _BOTTOM, _LEFT = 30, 34, 40

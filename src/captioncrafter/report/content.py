@@ -7,6 +7,9 @@ from typing import Any
 
 from captioncrafter.metrics.scorecard import METRICS
 
+IN_ORDER = (*METRICS, "CLIPScore", "RefCLIPScore", "SPICE", "exact match", "VQA accuracy")
+"""All metrics there can be, as pages list them: coco-caption's seven, then those that are taken when asked for."""
+
 HEADLINE = ("CIDEr", "METEOR", "BLEU-4", "ROUGE-L", "BLEU-1")
 """Which metric a page speaks of when it speaks of one: the first of these that was measured."""
 
@@ -16,13 +19,16 @@ class System:
     """A captioner as the report sees it: its name, a caption for each image, and its scores.
 
     `scores` is the content of `scores.json`, as much of it as there is; `image_scores` maps image ids to metrics to
-    values. All values are fractions, as coco-caption prints them.
+    values. All values are fractions, as coco-caption prints them. `training` names what it was trained as, the seed
+    apart: systems of one name there are the same recipe trained with another `seed`.
     """
 
     name: str
     predictions: Mapping[str, str]
     scores: Mapping[str, Any] = field(default_factory=dict)
     image_scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    training: str | None = None
+    seed: int | None = None
 
     def metric(self, name: str) -> Mapping[str, float]:
         """`value`, `low` and `high` of a metric, as far as they were measured."""
@@ -38,8 +44,9 @@ class ReportData:
     """Everything a page shows. Whatever is empty is left out of the page.
 
     `systems` holds the subject first, then what it is compared with: its base, then other runs. `thumbnails` maps
-    image ids to JPEG bytes (about 200 pixels a side look best; a page of 1,000 stays near 10 MB). `log` holds the rows
-    of `log.jsonl`, `recipe` and `manifest` the files of those names.
+    image ids to JPEG bytes (about 200 pixels a side look best; a page of 1,000 stays near 10 MB), `prompts` to the
+    prompt of those images that have one of their own. `log` holds the rows of `log.jsonl`, `recipe` and `manifest` the
+    files of those names.
     """
 
     title: str
@@ -47,6 +54,7 @@ class ReportData:
     systems: Sequence[System]
     references: Mapping[str, Sequence[str]] = field(default_factory=dict)
     thumbnails: Mapping[str, bytes] = field(default_factory=dict)
+    prompts: Mapping[str, str] = field(default_factory=dict)
     log: Sequence[Mapping[str, Any]] = ()
     recipe: Mapping[str, Any] = field(default_factory=dict)
     manifest: Mapping[str, Any] = field(default_factory=dict)
@@ -81,7 +89,7 @@ def scored_per_image(system: System) -> list[str]:
 
 def in_order(metrics: Mapping[str, Any]) -> list[str]:
     """The metrics in their usual order, unknown ones last."""
-    return sorted(metrics, key=lambda name: METRICS.index(name) if name in METRICS else len(METRICS))
+    return sorted(metrics, key=lambda name: IN_ORDER.index(name) if name in IN_ORDER else len(IN_ORDER))
 
 
 def headline_metric(metrics: Sequence[str]) -> str | None:

@@ -15,6 +15,7 @@ from captioncrafter.report.content import ReportData, System, hundredfold
 _SMOOTHED_OVER = 1 / 12
 _MOST_RAW_POINTS = 600
 _MOST_BINS = 24
+_ROLES: tuple[Role, ...] = ("subject", "base", "third", "fourth", "fifth")
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,8 @@ def caption_figures(data: ReportData, metric: str | None) -> list[Figure]:
 
 
 def role_of(position: int) -> Role:
-    """The role of the system at `position`: the subject comes first, then its base, then others."""
-    return "subject" if position == 0 else "base" if position == 1 else "other"
+    """The role of the system at `position`: the subject's, its base's, then others', whose three take turns."""
+    return _ROLES[position] if position < len(_ROLES) else _ROLES[2 + (position - 2) % (len(_ROLES) - 2)]
 
 
 def _loss_figure(log: Sequence[Mapping[str, Any]]) -> Figure | None:

@@ -3,13 +3,20 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 from markupsafe import Markup
 
-from captioncrafter.metrics.diversity import distinct_captions, distinct_ngrams, mean_length, vocabulary, words
+from captioncrafter.metrics.diversity import (
+    distinct_captions,
+    distinct_ngrams,
+    mean_length,
+    repeats_a_phrase,
+    repeats_a_word,
+    share_of,
+    vocabulary,
+)
 from captioncrafter.report.charts import gap_strip
-from captioncrafter.report.content import ReportData, System, hundredfold, share
+from captioncrafter.report.content import ReportData, System, hundredfold, number, share
 from captioncrafter.report.figures import role_of
 
 # The captions of a system that looks at nothing score the same on any image. Between one and this ratio, the images
@@ -21,6 +28,7 @@ _FEW_IMAGES = 10
 # Among a few images a tenth is one or two, which says nothing.
 _FEW_TIMES = 3
 _QUOTED_LETTERS = 120
+_NAMED_IMAGES = 3
 
 
 @dataclass(frozen=True)
@@ -50,8 +58,19 @@ class Measure:
 
 
 def findings(data: ReportData) -> list[Finding]:
-    """What to know about the subject's captions before believing their scores."""
-    return [found for found in (_grounding(data.subject), _collapse(data), _empty(data.subject)) if found]
+    """What to know about the subject's captions before believing their scores, and what is wrong with the others'."""
+    others = [
+        Finding(f"{system.name}: {_lowered(found.text)}", alarming=True)
+        for system in data.systems[1:]
+        for found in _of(system)
+        if found.alarming
+    ]
+    return _of(data.subject) + others
+
+
+def _of(system: System) -> list[Finding]:
+    looked_for = (_in_training, _partial, _grounding, _collapse, _empty)
+    return [found for look in looked_for if (found := look(system))]
 
 
 def grounding_table(systems: Sequence[System]) -> list[GroundingRow]:
@@ -73,6 +92,36 @@ def caption_measures(data: ReportData) -> list[Measure]:
     columns = [_describe(texts) for texts in ([*groups, data.people] if data.people else groups)]
     rows = [Measure(name, [column[name] for column in columns]) for name in columns[0]]
     return rows + _novelty(data.systems, columns=len(columns))
+
+
+def _in_training(system: System) -> Finding | None:
+    """Whether evaluated images were learned from, where the evaluation looked."""
+    told = system.scores.get("in_training")
+    if told is None:
+        return None
+    count, images = told.get("images", 0), system.scores.get("images", len(system.predictions))
+    if not count:
+        return Finding("None of the evaluated images was in training.", alarming=False)
+    examples = [str(name) for name in told.get("examples", ())][:_NAMED_IMAGES]
+    named = f" ({', '.join(map(_shortened, examples))}{', …' if count > len(examples) else ''})" if examples else ""
+    were = "image was" if count == 1 else "images were"
+    return Finding(
+        f"{count:,} of the {images:,} evaluated {were} in training too{named}: the scores tell what was learned by "
+        "heart, not how new images fare.",
+        alarming=True,
+    )
+
+
+def _partial(system: System) -> Finding | None:
+    """Whether images or predictions were left out of the scores."""
+    told = system.scores.get("partial")
+    if not told:
+        return None
+    counts = [f"{number(value)} {key.replace('_', ' ')}" for key, value in told.items() if value]
+    left_out = f": {', '.join(counts)}" if counts else ""
+    return Finding(
+        f"The scores are of a part of the images{left_out}. They compare with no scores of the whole.", alarming=True
+    )
 
 
 def _grounding(system: System) -> Finding | None:
@@ -100,9 +149,9 @@ def _pair(system: System) -> tuple[float, float] | None:
     return measured["CIDEr"], measured["shuffled_CIDEr"]
 
 
-def _collapse(data: ReportData) -> Finding | None:
+def _collapse(system: System) -> Finding | None:
     """Whether one caption stands for many images; empty captions are another finding."""
-    captions = [text for text in data.subject.predictions.values() if text.strip()]
+    captions = [text for text in system.predictions.values() if text.strip()]
     if len(captions) < _FEW_IMAGES:
         return None
     (commonest, count), different = Counter(captions).most_common(1)[0], len(set(captions))
@@ -118,7 +167,15 @@ def _collapse(data: ReportData) -> Finding | None:
 
 
 def _quoted(caption: str) -> str:
-    return f"“{caption}”" if len(caption) <= _QUOTED_LETTERS else f"“{caption[:_QUOTED_LETTERS]} …”"
+    return f"“{_shortened(caption)}”"
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _QUOTED_LETTERS else f"{text[:_QUOTED_LETTERS]} …"
+
+
+def _lowered(sentence: str) -> str:
+    return sentence[:1].lower() + sentence[1:]
 
 
 def _times(count: int) -> str:
@@ -133,7 +190,6 @@ def _empty(system: System) -> Finding | None:
 
 
 def _describe(captions: Sequence[str]) -> Mapping[str, str]:
-    spoken = [words(caption) for caption in captions]
     count = max(len(captions), 1)
     return {
         "different captions": share(distinct_captions(captions)),
@@ -142,12 +198,9 @@ def _describe(captions: Sequence[str]) -> Mapping[str, str]:
         "vocabulary, words": f"{vocabulary(captions):,}",
         "distinct-1: different words of all": share(distinct_ngrams(captions, 1)),
         "distinct-2: different word pairs of all": share(distinct_ngrams(captions, 2)),
-        "captions with a word twice in a row": share(sum(map(_stutters, spoken)) / count),
+        "captions with a word twice in a row": share(share_of(captions, repeats_a_word)),
+        "captions that say a phrase again": share(share_of(captions, repeats_a_phrase)),
     }
-
-
-def _stutters(spoken: Sequence[str]) -> bool:
-    return any(word == following for word, following in pairwise(spoken))
 
 
 def _novelty(systems: Sequence[System], *, columns: int) -> list[Measure]:

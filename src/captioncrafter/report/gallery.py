@@ -44,12 +44,13 @@ class Said:
 
 @dataclass(frozen=True)
 class Card:
-    """An image with all its captions; `thumbnail` is a data URI or empty."""
+    """An image with all its captions; `thumbnail` is a data URI or empty, `prompt` its own one or empty."""
 
     image_id: str
     thumbnail: str
     said: Sequence[Said]
     references: Sequence[str]
+    prompt: str = ""
 
     @property
     def spoken(self) -> str:
@@ -104,7 +105,7 @@ def _card(data: ReportData, metric: str | None, image_id: str, common: frozenset
         for place, system in enumerate(data.systems)
         if image_id in system.predictions
     ]
-    return Card(image_id, _data_uri(data.thumbnails.get(image_id)), said, references)
+    return Card(image_id, _data_uri(data.thumbnails.get(image_id)), said, references, data.prompts.get(image_id, ""))
 
 
 def _common_words(references: Mapping[str, Sequence[str]]) -> frozenset[str]:

@@ -1,6 +1,6 @@
 """The top of the page: the table of metrics and systems, and what changed, in one sentence."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
@@ -8,6 +8,7 @@ from markupsafe import Markup
 from captioncrafter.report.charts import Interval, interval_strip
 from captioncrafter.report.content import ReportData, System, headline_metric, hundredfold, measured_metrics
 from captioncrafter.report.figures import role_of
+from captioncrafter.report.pairwise import Against
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,11 @@ def score_table(systems: Sequence[System]) -> list[Row]:
     return [row for metric in measured_metrics(systems) if (row := _row(metric, systems))]
 
 
-def headline(data: ReportData) -> Headline | None:
-    """What changed from base to subject, or how the subject stands alone; None where no metric has a value."""
+def headline(data: ReportData, tested: Collection[Against] = ()) -> Headline | None:
+    """What changed from base to subject, or how the subject stands alone; None where no metric has a value.
+
+    `tested` are the differences that were tested over the same images.
+    """
     measured = [name for name in measured_metrics([data.subject]) if "value" in data.subject.metric(name)]
     metric = headline_metric(measured)
     if metric is None:
@@ -53,7 +57,12 @@ def headline(data: ReportData) -> Headline | None:
     before = data.base.metric(metric) if data.base else {}
     if data.base is None or "value" not in before:
         return Headline(metric, None, hundredfold(after["value"]), [_alone(metric, after, data.subject)])
-    sentences = [_change(metric, before, after, data.base.name), _wins(metric, data.subject, data.base)]
+    found = next((one for one in tested if one.metric == metric and one.place == 1), None)
+    certainty = _overlap(before, after) if found is None else _tested(found)
+    sentences = [
+        f"{_moved(metric, before, after, data.base.name)}; {certainty}",
+        _wins(metric, data.subject, data.base),
+    ]
     return Headline(
         metric, hundredfold(before["value"]), hundredfold(after["value"]), [text for text in sentences if text]
     )
@@ -92,15 +101,25 @@ def _alone(metric: str, score: Mapping[str, float], system: System) -> str:
     return f"{metric} {hundredfold(score['value'])}{bounds}{where}."
 
 
-def _change(metric: str, before: Mapping[str, float], after: Mapping[str, float], beside: str) -> str:
+def _moved(metric: str, before: Mapping[str, float], after: Mapping[str, float], beside: str) -> str:
     old, new = hundredfold(before["value"]), hundredfold(after["value"])
     moved = "rises" if after["value"] > before["value"] else "falls"
-    moves = f"{metric} {moved} from {old} ({beside}) to {new}" if old != new else f"{metric} stays at {new} ({beside})"
+    return f"{metric} {moved} from {old} ({beside}) to {new}" if old != new else f"{metric} stays at {new} ({beside})"
+
+
+def _tested(found: Against) -> str:
+    """What the test over the same images says of a difference."""
+    verdict = "chance in the choice of images hardly explains it" if found.sure else "that may be chance"
+    return f"on the same images that is {found.difference} ({found.interval}, {found.chance}): {verdict}."
+
+
+def _overlap(before: Mapping[str, float], after: Mapping[str, float]) -> str:
+    """What the two intervals alone say, where nothing was tested."""
     if not (_bounded(before) and _bounded(after)):
-        return f"{moves}; how sure that is was not measured."
+        return "how sure that is was not measured."
     if after["low"] > before["high"] or after["high"] < before["low"]:
-        return f"{moves}; the 95 % intervals do not touch."
-    return f"{moves}; the 95 % intervals overlap, so they alone do not settle which is better."
+        return "the 95 % intervals do not touch."
+    return "the 95 % intervals overlap, so they alone do not settle which is better."
 
 
 def _wins(metric: str, subject: System, base: System) -> str:

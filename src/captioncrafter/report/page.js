@@ -9,9 +9,10 @@
   const { scores } = JSON.parse(document.getElementById("index").textContent);
   const waiting = document.getElementById("waiting").content;
   const cards = [...grid.children, ...waiting.children];
-  const spoken = (card) => [...card.querySelectorAll(".caption, .references, .name")].map((part) => part.textContent);
+  const spoken = (card) => [...card.querySelectorAll(".prompt, .caption, .references, .name")].map((part) => part.textContent);
   const texts = cards.map((card) => spoken(card).join("\n").toLowerCase());
   const metric = document.getElementById("metric");
+  const rival = document.getElementById("rival");
   const filter = document.getElementById("filter");
   const more = document.getElementById("more");
   const count = document.getElementById("count");
@@ -21,7 +22,7 @@
   const order = () => document.querySelector("input[name=order]:checked")?.value ?? "given";
   const value = (system, position) => scores[metric.value][system]?.[position] ?? null;
   const gain = (position) => {
-    const [mine, theirs] = [value(0, position), value(1, position)];
+    const [mine, theirs] = [value(0, position), value(Number(rival?.value ?? 1), position)];
     return mine === null || theirs === null ? null : mine - theirs;
   };
 
@@ -109,6 +110,7 @@
     rescore();
     refresh();
   });
+  rival?.addEventListener("change", refresh);
   for (const choice of document.querySelectorAll("input[name=order]")) choice.addEventListener("change", refresh);
   filter.addEventListener("input", refresh);
   more.addEventListener("click", () => showMore().focus());

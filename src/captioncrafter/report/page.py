@@ -11,7 +11,7 @@ from importlib import resources
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from captioncrafter.report import findings, gallery, provenance
+from captioncrafter.report import findings, gallery, pairwise, provenance, repeats
 from captioncrafter.report.content import ReportData, System, headline_metric, number, scored_per_image
 from captioncrafter.report.figures import caption_figures, role_of, training_figures
 from captioncrafter.report.headline import headline, score_table
@@ -24,6 +24,7 @@ def render(data: ReportData) -> str:
     style, script = _asset("page.css"), _asset("page.js")
     per_image = scored_per_image(data.subject)
     metric = headline_metric(per_image)
+    tested = pairwise.against(data.systems)
     every_card = gallery.cards(data, metric)
     best, worst = gallery.extremes(data, every_card, metric)
     shown, waiting = every_card[: gallery.SHOWN_AT_FIRST], every_card[gallery.SHOWN_AT_FIRST :]
@@ -34,8 +35,10 @@ def render(data: ReportData) -> str:
         script=Markup(script),
         roles=[role_of(position) for position in range(len(data.systems))],
         facts=_facts(data),
-        headline=headline(data),
+        headline=headline(data, tested),
         table=score_table(data.systems),
+        tested=pairwise.by_system(data.systems, tested),
+        repeated=repeats.repeated(data.systems),
         findings=findings.findings(data),
         grounding=findings.grounding_table(data.systems),
         measures=findings.caption_measures(data) if data.subject.predictions else [],

@@ -1,7 +1,9 @@
 """`captioncrafter report`: a run's page, with its base and other runs beside it, rebuilt from what is on disk."""
 
 import io
+import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +21,16 @@ _THUMBNAIL_QUALITY = 75
 
 
 def report(paths: Sequence[Path], out: Path | None = None) -> Path:
-    """Writes the page about the first run (into it, unless `out` names a file) and gives the file.
+    """Writes the page about the first run (into the first of `paths`, unless `out` names a file) and gives the file.
 
-    Its base stands beside it where that was scored, then the other runs. Raises `DataError` when a folder is no run,
-    or when the first was not evaluated. Where the run's data is no longer there, the page has no images and no
-    references, and a line says so.
+    Its base stands beside it where that was scored, then the other runs. A folder of one recipe's seeds stands for all
+    its runs. Raises `DataError` when a folder is no run, or when a run was not evaluated. Where the run's data is no
+    longer there, the page has no images and no references, and a line says so.
     """
-    first, *others = [_evaluated(path) for path in paths]
-    name, *names = _names(paths)
-    subject = _system(first.path, name)
+    folders = [run for path in paths for run in _runs_in(path)]
+    first, *others = [_evaluated(folder) for folder in folders]
+    name, *names = _names(folders)
+    subject = _trained(first, name)
     base = [_system(first.path / runs.BASE, _BASE)] if (first.path / runs.BASE / runs.PREDICTIONS).is_file() else []
     beside = [_beside(other, each, subject) for other, each in zip(others, names, strict=True)]
     options = recipe.build(first.recipe(), source=str(first.path / runs.RECIPE))
@@ -39,15 +42,23 @@ def report(paths: Sequence[Path], out: Path | None = None) -> Path:
             systems=[subject, *base, *beside],
             references={image.image_id: image.captions for image in images},
             thumbnails=_thumbnails(images),
+            prompts={image.image_id: image.prompt for image in images if image.prompt is not None},
             log=first.log(),
             recipe=first.recipe(),
             manifest=first.manifest(),
         )
     )
-    target = out or first.path / runs.REPORT
+    target = out or paths[0] / runs.REPORT
     runs.write_text(target, page)
     events.say(f"report: {target}")
     return target
+
+
+def _runs_in(path: Path) -> list[Path]:
+    """The run in `path`, or the runs of every seed where `train --seeds` made the folder."""
+    if (path / runs.RECIPE).is_file() or not (path / runs.SEEDS).is_file():
+        return [path]
+    return [path / f"seed-{seed}" for seed in runs.read_json(path / runs.SEEDS)["runs"]]
 
 
 def _evaluated(path: Path) -> runs.Run:
@@ -72,9 +83,16 @@ def _system(folder: Path, name: str) -> System:
     return System(name, predictions, runs.read_json(folder / runs.SCORES), by_image)
 
 
+def _trained(run: runs.Run, name: str) -> System:
+    """A run's captions, with what it was trained as: the recipe, its seed apart."""
+    trained_as = run.recipe()
+    seed = trained_as.pop("seed", None)
+    return replace(_system(run.path, name), training=json.dumps(trained_as, sort_keys=True), seed=seed)
+
+
 def _beside(other: runs.Run, name: str, subject: System) -> System:
     """Another run's captions of the same images; raises `DataError` when they are of others."""
-    system = _system(other.path, name)
+    system = _trained(other, name)
     if system.predictions.keys() != subject.predictions.keys():
         raise DataError(
             f"{other.path}: was evaluated on other images than {subject.name} ({len(system.predictions)} and "

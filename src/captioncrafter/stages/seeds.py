@@ -7,10 +7,9 @@ from pathlib import Path
 
 from captioncrafter import events, recipe, runs
 from captioncrafter.errors import InputError
+from captioncrafter.runs import SEEDS
 from captioncrafter.stages.train import train
 from captioncrafter.training.loop import FitResult
-
-SEEDS = "seeds.json"
 
 
 @dataclass(frozen=True)
