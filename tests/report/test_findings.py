@@ -67,20 +67,20 @@ def test_empty_captions_raise_the_alarm_once():
 
 
 def test_images_that_were_in_training_raise_the_alarm():
-    in_training = {"images": 12, "examples": ["a.jpg", "b.jpg", "c.jpg", "d.jpg"]}
+    seen = {"images": 12, "image_ids": ["a.jpg", "b.jpg", "c.jpg", "d.jpg"], "compared_by": "image bytes"}
 
-    (told,) = said_of(system("mine", {}, images=1000, in_training=in_training)).items()
+    (told,) = said_of(system("mine", {}, images=1000, seen_in_training=seen)).items()
 
     assert told == (
-        "12 of the 1,000 evaluated images were in training too (a.jpg, b.jpg, c.jpg, …): the scores tell what was "
-        "learned by heart, not how new images fare.",
+        "12 of the 1,000 evaluated images were in training too, by their image bytes (a.jpg, b.jpg, c.jpg, …): the "
+        "scores tell what was learned by heart, not how new images fare.",
         True,
     )
 
 
 def test_that_no_image_was_in_training_is_said_where_it_was_looked_for():
-    assert said_of(system("mine", {}, in_training={"images": 0, "examples": []})) == {
-        "None of the evaluated images was in training.": False
+    assert said_of(system("mine", {}, seen_in_training={"images": 0, "image_ids": [], "compared_by": "image ids"})) == {
+        "None of the evaluated images was in training, by their image ids.": False
     }
 
 

@@ -96,17 +96,18 @@ def caption_measures(data: ReportData) -> list[Measure]:
 
 def _in_training(system: System) -> Finding | None:
     """Whether evaluated images were learned from, where the evaluation looked."""
-    told = system.scores.get("in_training")
+    told = system.scores.get("seen_in_training")
     if told is None:
         return None
     count, images = told.get("images", 0), system.scores.get("images", len(system.predictions))
+    by = f", by their {told['compared_by']}" if "compared_by" in told else ""
     if not count:
-        return Finding("None of the evaluated images was in training.", alarming=False)
-    examples = [str(name) for name in told.get("examples", ())][:_NAMED_IMAGES]
+        return Finding(f"None of the evaluated images was in training{by}.", alarming=False)
+    examples = [str(name) for name in told.get("image_ids", ())][:_NAMED_IMAGES]
     named = f" ({', '.join(map(_shortened, examples))}{', …' if count > len(examples) else ''})" if examples else ""
     were = "image was" if count == 1 else "images were"
     return Finding(
-        f"{count:,} of the {images:,} evaluated {were} in training too{named}: the scores tell what was learned by "
+        f"{count:,} of the {images:,} evaluated {were} in training too{by}{named}: the scores tell what was learned by "
         "heart, not how new images fare.",
         alarming=True,
     )

@@ -8,7 +8,7 @@ from captioncrafter.recipe import Recipe
 from captioncrafter.report.content import number
 
 _LISTED_AT_MOST = 12
-_MEASURED = ("metrics", "diversity", "grounding", "in_training", "partial")
+_MEASURED = ("metrics", "diversity", "grounding", "seen_in_training", "partial")
 
 
 @dataclass(frozen=True)
