@@ -70,6 +70,23 @@ def test_a_hub_name_that_is_not_cached_is_refused_offline_with_the_way_out():
         checkpoint.find("nobody/nothing")
 
 
+def test_of_a_hub_name_the_configuration_alone_is_enough_where_no_more_is_asked_for(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    cached = tmp_path / "models--some--base"
+    snapshot = cached / "snapshots" / "0123abc"
+    snapshot.mkdir(parents=True)
+    shutil.copy(tiny_checkpoint / "config.json", snapshot)
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text("0123abc")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.snapshot_download", None)
+
+    found = checkpoint.find("some/base", only_config=True)
+
+    assert found == checkpoint.Checkpoint("some/base", None, snapshot, on_hub=True)
+
+
 def test_a_name_that_no_hub_would_take_is_refused():
     with pytest.raises(CheckpointError, match="not a hub name"):
         checkpoint.find("no body/nothing")

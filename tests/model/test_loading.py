@@ -1,9 +1,11 @@
 """A checkpoint is loaded whole or in parts, in the precision asked for."""
 
 import gc
+import logging
 import subprocess
 import sys
 import weakref
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -31,6 +33,16 @@ PROJECTION = ("language_projection",)
 def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint whose language model is as wide as bitsandbytes needs it."""
     return write_tiny_checkpoint(tmp_path_factory.mktemp("wide") / "tiny", text_width=128)
+
+
+@pytest.fixture
+def level() -> Iterator[logging.Logger]:
+    """The logger of bitsandbytes, for which nobody has set a level yet."""
+    logger = logging.getLogger("bitsandbytes")
+    before = logger.level
+    logger.setLevel(logging.NOTSET)
+    yield logger
+    logger.setLevel(before)
 
 
 @pytest.mark.parametrize("write", [write_tiny_checkpoint, write_tiny_opt_checkpoint])
@@ -85,6 +97,22 @@ def test_a_stack_brings_the_embedding_that_it_reads(tiny_checkpoint: Path):
 
     assert not part.language_model.decoder.embed_tokens.weight.is_meta
     assert part.language_model.encoder.final_layer_norm.weight.is_meta
+
+
+@pytest.mark.parametrize(
+    ("write", "part", "known"),
+    [
+        (write_tiny_checkpoint, "vision", "vision_model, qformer"),
+        (write_tiny_checkpoint, "vision_model.encoder", "vision_model, qformer"),
+        (write_tiny_checkpoint, "language_model.decoder.block", "language_model.decoder, language_model.lm_head"),
+        (write_tiny_opt_checkpoint, "language_model.model.decoder", "language_model, query_tokens"),
+    ],
+)
+def test_a_part_that_is_none_is_refused_with_those_there_are(write, part: str, known: str, tmp_path: Path):
+    found = checkpoint.find(str(write(tmp_path / "tiny")))
+
+    with pytest.raises(ValueError, match=rf"called {part};.* {known}"):
+        load_model(found, arithmetic=FP32, device=CPU, parts=("qformer", part))
 
 
 def test_a_part_that_is_let_go_leaves_the_memory_at_once(tiny_checkpoint: Path):
@@ -159,6 +187,22 @@ def test_a_quantised_language_model_costs_about_the_same_and_trains(wide: Path, 
     weights = lora.trainable(tuned)
     assert all(weight.dtype == torch.float32 for weight in weights.values())
     assert all(weight.grad.norm() > 0 for name, weight in weights.items() if ".lora_B." in name)
+
+
+def test_a_quantised_model_is_silent(wide: Path, caplog: pytest.LogCaptureFixture, level: logging.Logger):
+    model = load_model(checkpoint.find(str(wide)), arithmetic=arithmetic_for("int8", CPU), device=CPU)
+
+    loss_of(model, wide)
+
+    assert [record.getMessage() for record in caplog.records if record.name.startswith("bitsandbytes")] == []
+
+
+def test_a_level_that_was_set_for_bitsandbytes_stays(tiny_checkpoint: Path, level: logging.Logger):
+    level.setLevel(logging.INFO)
+
+    load_tiny(tiny_checkpoint)
+
+    assert level.level == logging.INFO
 
 
 @pytest.mark.parametrize("precision", ["int8", "nf4"])

@@ -65,20 +65,23 @@ def find(name: str, revision: str | None = None, *, only_config: bool = False) -
                 f'"{name}" is neither a folder, nor a hub name like Salesforce/blip2-flan-t5-xl, nor a bundled '
                 f"checkpoint ({', '.join(bundled())}).{closest(name, bundled())}"
             )
-        folder = fetch(name, revision)
+        folder = fetch(name, revision, only_config=only_config)
     _check_is_blip2(name, folder)
     return Checkpoint(name, revision if on_hub else None, folder, on_hub)
 
 
-def fetch(name: str, revision: str | None, *, option: str = "model.base") -> Path:
+def fetch(name: str, revision: str | None, *, option: str = "model.base", only_config: bool = False) -> Path:
     """The folder in the hub cache with the small files and safetensors of a hub repository, fetched when not there yet.
 
-    Raises `CheckpointError` saying what is missing and how to get it; `option` takes a folder instead.
+    With `only_config`, nothing but its `config.json` is. Raises `CheckpointError` saying what is missing and how to get
+    it; `option` takes a folder instead.
     """
     from huggingface_hub import errors as hub
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import hf_hub_download, snapshot_download
 
     try:
+        if only_config:
+            return Path(hf_hub_download(name, "config.json", revision=revision)).parent
         return Path(snapshot_download(name, revision=revision, allow_patterns=_HUB_FILES))
     except hub.GatedRepoError:
         raise CheckpointError(

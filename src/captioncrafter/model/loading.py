@@ -4,6 +4,7 @@ The model is transformers' `Blip2ForConditionalGeneration`, unmodified, frozen a
 asked for stays on the meta device and is never read, so that the whole need not fit in memory.
 """
 
+import logging
 import warnings
 from collections.abc import Collection
 from typing import Any
@@ -34,12 +35,14 @@ def load_model(
 ) -> Blip2:
     """The model, or those `parts` of it (names like `vision_model`, `language_model.decoder`).
 
-    Raises `CheckpointError` when a weight of them is missing, of another shape or damaged, or when the output head is
-    not the checkpoint's.
+    bitsandbytes is kept from logging, unless a level was set for it. Raises `ValueError` for a part that this model
+    does not load apart, `CheckpointError` when a weight is missing, of another shape or damaged, or when the output
+    head is not the checkpoint's.
     """
     from safetensors import SafetensorError
     from transformers import Blip2ForConditionalGeneration
 
+    _quiet_bitsandbytes()
     stored = weights.stored_tensors(checkpoint.folder)
     config = _complete_config(checkpoint)
     device_map = _device_map(config, device, parts)
@@ -80,6 +83,16 @@ def load_model(
     return model.eval().requires_grad_(False)
 
 
+def _quiet_bitsandbytes() -> None:
+    """Lets bitsandbytes log errors only: 0.50 has a line for every call of an int8 layer, and one at its import.
+
+    PEFT imports it over any model where it is installed.
+    """
+    logger = logging.getLogger("bitsandbytes")
+    if logger.level == logging.NOTSET:
+        logger.setLevel(logging.ERROR)
+
+
 def _complete_config(checkpoint: Checkpoint) -> Any:
     config = load_config(checkpoint)
     if config.image_token_index is None:
@@ -115,6 +128,11 @@ def _device_map(config: Any, device: torch.device, parts: Collection[str] | None
     if parts is None:
         return {"": device}
     names = (*_FRONT, *(("language_model",) if is_decoder_only(config) else _T5))
+    known = (*names, _QUERIES)
+    if unknown := [part for part in parts if not any(_is_in(name, [part]) for name in known)]:
+        raise ValueError(
+            f"no part that can be loaded apart is called {', '.join(unknown)}; there are {', '.join(known)}"
+        )
     wanted = {name for name in names if _is_in(name, parts)}
     if not wanted.isdisjoint(_T5):
         wanted.update(_TOGETHER)

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from captioncrafter import events, recipe, runs
-from captioncrafter.errors import CheckpointError, InputError
+from captioncrafter import events, recipe
+from captioncrafter.errors import InputError
 from captioncrafter.model import checkpoint, hardware, memory
 from captioncrafter.model.cut import Cut
 from captioncrafter.model.hardware import Arithmetic
@@ -88,7 +88,7 @@ def plan(options: recipe.Recipe, *, gpu_memory: str | None = None) -> Plan:
     Nothing but the base's configuration is downloaded. Raises `InputError` for a wrong recipe or size.
     """
     options = located(options)
-    found = _configuration(options.model)
+    found = checkpoint.find(options.model.base, options.model.revision, only_config=True)
     config = checkpoint.load_config(found)
     target = _target(options, gpu_memory)
     lengths = caption_lengths(options, found)
@@ -123,23 +123,6 @@ def plan(options: recipe.Recipe, *, gpu_memory: str | None = None) -> Plan:
         lengths=lengths,
         times=_times(options, rehearsals, phases, arithmetic, target),
     )
-
-
-def _configuration(model: recipe.Model) -> checkpoint.Checkpoint:
-    """The checkpoint's folder, of which a hub name's holds `config.json` at least."""
-    name = model.base
-    if name.count("/") != 1 or name.startswith((".", "/", "~")) or runs.user_path(name).is_dir():
-        return checkpoint.find(name, model.revision)
-    from huggingface_hub import errors, hf_hub_download
-
-    try:
-        file = Path(hf_hub_download(name, "config.json", revision=model.revision))
-    except (errors.HfHubHTTPError, errors.HFValidationError, errors.LocalEntryNotFoundError, OSError) as error:
-        raise CheckpointError(
-            f"{name}: its config.json is not in the hub cache, and fetching it failed ({type(error).__name__}). Check "
-            "name and network, or give the folder of a copy as model.base."
-        ) from error
-    return checkpoint.find(str(file.parent))
 
 
 def _target(options: recipe.Recipe, gpu_memory: str | None) -> Target:
