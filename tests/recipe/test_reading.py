@@ -209,3 +209,11 @@ def test_wrong_decoding_settings_are_all_named():
 def test_an_unknown_decoding_setting_names_the_nearest():
     with pytest.raises(InputError, match=r'decoding: unknown key "num_beam"\. Did you mean "num_beams"\?'):
         recipe.check_decoding({"num_beam": 3})
+
+
+def test_options_that_do_not_fit_together_are_explained_where_a_section_is_read_alone():
+    with pytest.raises(ValidationError) as refused:
+        recipe.Evaluation(clip_revision="c237dc4")
+
+    told = recipe.explain(refused.value, source="command line", checked=recipe.Evaluation)
+    assert told == "command line: clip_revision is a commit of clip_model, and none is given."

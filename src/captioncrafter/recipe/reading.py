@@ -71,7 +71,7 @@ def explain(error: ValidationError, *, source: str, checked: type[Section] = Rec
     """Pydantic's findings as one line each: the file, the key, what is wrong, the nearest valid name of `checked`."""
     findings = error.errors()
     # A list loses its wrong items first and is then found too short: what is wrong inside says it all.
-    outer = {finding["loc"][:-1] for finding in findings}
+    outer = {finding["loc"][:-1] for finding in findings if finding["loc"]}
     return "\n".join(f"{source}: {_finding(one, checked)}" for one in findings if one["loc"] not in outer)
 
 

@@ -85,7 +85,7 @@ def evaluate_run(
 
     Predictions and scores are written to the run, and the adapter's card is rewritten with them; with `base` also
     those of its base model without the adapter, into the run's `base` folder. The split is test where there is one,
-    else validation; `options` stand in place of the recipe's `[evaluation]`. Raises `DataError` when the run has no
+    else validation; what `options` state stands in place of the recipe's. Raises `DataError` when the run has no
     adapter or its data no such split.
     """
     run = runs.Run.open(path)
@@ -100,7 +100,7 @@ def evaluate_run(
     tuned_on = checkpoint.find(told["base"], told["revision"])
     yardstick = Yardstick.of(
         {image.image_id: image.captions for image in images},
-        options or whole.evaluation,
+        _stated_over(whole.evaluation, options),
         pictures=pictures_of(images),
         trained=Trained.of_images(splits["train"], whole.data.path or "scenes"),
         device=device or whole.model.device,
@@ -231,6 +231,16 @@ def _pictures(
     if folder is not None:
         return pictures_in(folder, image_ids, read_file_names(references))
     return pictures_of(CaptionedImages(dataset_split(references, split)[1])) if references.is_dir() else None
+
+
+def _stated_over(asked: recipe.Evaluation, stated: recipe.Evaluation | None) -> recipe.Evaluation:
+    """The recipe's options, those that were stated in their place; another CLIP brings its own revision or none."""
+    if stated is None:
+        return asked
+    changes = {name: getattr(stated, name) for name in stated.model_fields_set}
+    if "clip_model" in changes:
+        changes.setdefault("clip_revision", None)
+    return asked.model_copy(update=changes)
 
 
 def _base_of_the_same(run: runs.Run, protocol: Mapping[str, Any], references: References) -> Mapping[str, Any] | None:
