@@ -1,29 +1,51 @@
-"""The adapter's README: a Hugging Face model card that says what it is, how to use it, and what it scores."""
+"""The adapter's README: a Hugging Face model card that says what it is, how to use it, and what it scores.
 
+It is published, so it holds no path of its writer's machine, and whatever a folder, a base or a prompt is called stays
+a name in it: never markup, never another field of the metadata.
+"""
+
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from captioncrafter import runs
 from captioncrafter.generation.decode import generate_options
-from captioncrafter.model.checkpoint import Checkpoint
+from captioncrafter.model.checkpoint import Checkpoint, bundled
 from captioncrafter.recipe import Decoding, Recipe
-from captioncrafter.report.content import hundredfold
+from captioncrafter.report.card_metadata import Origin, comparable, metadata, one_line, public_name
+from captioncrafter.report.content import hundredfold, in_order, number
+from captioncrafter.report.findings import sentences
 
 _USE = """\
 ```python
-import torch
+{imports}import torch
 from peft import PeftModel
 from PIL import Image
 from transformers import Blip2ForConditionalGeneration, Blip2Processor
 
-base = {base!r}
+base = {base}
 processor = Blip2Processor.from_pretrained(base{revision})
 model = Blip2ForConditionalGeneration.from_pretrained(base{revision}, dtype=torch.{dtype})
 model = PeftModel.from_pretrained(model, "path/to/this/folder").eval()
 inputs = processor(images=Image.open("photo.jpg").convert("RGB"), text={prompt!r}, return_tensors="pt")
 tokens = model.generate(**inputs.to(model.dtype), {decoding})
 print(processor.decode(tokens[0], skip_special_tokens=True).strip())
+```"""
+
+_USE_OURS = """\
+With CaptionCrafter, prompt and decoding come along in `captioning.json`:
+
+```bash
+captioncrafter caption photo.jpg --adapter path/to/this/folder
+```
+
+or, in Python:
+
+```python
+from captioncrafter import Captioner
+
+print(Captioner.load(adapter="path/to/this/folder").caption(["photo.jpg"]))
 ```"""
 
 
@@ -41,40 +63,53 @@ def write_card(
     `precision` is the dtype it was trained over. `scores` are the content of `scores.json` once the adapter was
     evaluated, `base_scores` the base's own on the same images.
     """
+    origin = Origin.of(options.data)
     use = _USE.format(
-        base=base.loadable_name,
+        base=_loadable(base),
         revision=f", revision={base.revision!r}" if base.revision else "",
+        imports="import importlib.resources\n\n" if base.name in bundled() else "",
         dtype=precision,
         prompt=options.model.prompt,
         decoding=_generate_arguments(options.decoding),
     )
     sections = [
-        _metadata(base),
+        metadata(base, origin, scores),
         "# Image captioning adapter",
-        f"A LoRA adapter (rank {options.lora.rank}, alpha {options.lora.alpha:g}) for `{base.name}`, tuned with "
-        f"CaptionCrafter on {_data(options)}. Where: {options.lora.in_words}.",
+        f"A LoRA adapter (rank {options.lora.rank}, alpha {options.lora.alpha:g}) for {_code(public_name(base))}, "
+        f"tuned with CaptionCrafter on {_named(origin, options)}. Where: {_code(options.lora.in_words)}.",
         "## Use",
-        "With CaptionCrafter: `captioncrafter caption photo.jpg --adapter path/to/this/folder`. Prompt and decoding "
-        "come along in `captioning.json`. With transformers and PEFT alone:",
+        _USE_OURS,
+        "With transformers and PEFT alone:",
         use,
         "## Scores",
         _scores(scores, base_scores) if scores else "Not evaluated yet: `captioncrafter evaluate --run RUN` does it.",
         "## Limits",
-        "It describes images like those it was tuned on, and can be wrong on any of them. What it learned it owes to "
-        "the base model and to the captions of its training data: their licences and their biases apply here too.",
+        *_limits(scores),
+        "## Licence",
+        _licence(base, origin, options),
     ]
     runs.write_text(adapter / "README.md", "\n\n".join(sections) + "\n")
 
 
-def _metadata(base: Checkpoint) -> str:
-    named = [f"base_model: {base.name}"] if base.on_hub else []
-    lines = ["---", *named, "library_name: peft", "pipeline_tag: image-to-text"]
-    return "\n".join([*lines, "tags:", "- image-captioning", "- blip-2", "- lora", "---"])
+def _named(origin: Origin, options: Recipe) -> str:
+    return origin.name if options.data.path is None else _code(origin.name)
 
 
-def _data(options: Recipe) -> str:
-    """What it was tuned on; of a folder only the name, for a card is published and a path is its writer's own."""
-    return f"`{Path(options.data.path).name}`" if options.data.path else "drawn scenes"
+def _loadable(base: Checkpoint) -> str:
+    """What stands for the base in the code: its hub name, where the package keeps it, or its folder's name alone."""
+    if base.on_hub:
+        return repr(base.name)
+    if base.name in bundled():
+        return f'str(importlib.resources.files("captioncrafter") / "assets" / {base.name!r})'
+    return repr(f"path/to/{public_name(base)}")
+
+
+def _code(text: str) -> str:
+    """The text as a code span, in which nothing is markup; its fence is longer than any run of backticks in it."""
+    shown = one_line(text)
+    fence = "`" * (1 + max(map(len, re.findall("`+", shown)), default=0))
+    room = " " if "`" in shown else ""
+    return f"{fence}{room}{shown}{room}{fence}"
 
 
 def _generate_arguments(decoding: Decoding) -> str:
@@ -89,20 +124,44 @@ def _generate_arguments(decoding: Decoding) -> str:
 
 
 def _scores(scores: Mapping[str, Any], base_scores: Mapping[str, Any] | None) -> str:
-    """A table of the metrics × 100 with their intervals, under the protocol in one sentence."""
+    """A table of the metrics × 100 with their intervals, under the protocol."""
     columns = [scores["metrics"]] + ([base_scores["metrics"]] if base_scores else [])
     head = ["metric", "this adapter"] + (["base model"] if base_scores else [])
     rows = [
-        f"| {metric} | " + " | ".join(_cell(column.get(metric)) for column in columns) + " |"
-        for metric in scores["metrics"]
+        f"| {_words(metric)} | " + " | ".join(_cell(column.get(metric)) for column in columns) + " |"
+        for metric in in_order(scores["metrics"])
     ]
     table = "\n".join(["| " + " | ".join(head) + " |", "|---|" + "---|" * len(columns), *rows])
-    split = f" of the {scores['split']} split" if "split" in scores else ""
-    return (
+    in_head = "" if comparable(scores) else "\n\nThey are not in this card's metadata: see the limits below."
+    return f"{_protocol(scores)}\n\n{table}{in_head}"
+
+
+def _protocol(scores: Mapping[str, Any]) -> str:
+    """How the scores were taken, in sentences: images, references, prompt, decoding, scorers, intervals."""
+    split = f" of the {_words(scores['split'])} split" if "split" in scores else ""
+    decoding, scorer = scores["decoding"], scores.get("scorer", {})
+    resamples = scorer.get("bootstrap_resamples")
+    told = [
         f"coco-caption's metrics × 100 on {scores['images']:,} images{split}, {scores['references_per_image']} "
-        f"references an image, beam width {scores['decoding']['num_beams']}; in brackets the 95 % bootstrap interval "
-        "over images.\n\n" + table
-    )
+        f"references an image, beam width {decoding['num_beams']}; in brackets the 95 % bootstrap interval over images"
+        + (f" ({number(resamples)} resamples)." if resamples else "."),
+    ]
+    if "prompt" in scores:
+        told.append(f"Prompt: {_code(scores['prompt'])}.")
+    versions = [f"{name} {scorer[name]}" for name in ("pycocoevalcap", "METEOR", "PTB tokenizer") if name in scorer]
+    if versions:
+        told.append(f"Scorers: {', '.join(map(_words, versions))}.")
+    if "document_frequencies" in scorer:
+        own = scorer["document_frequencies"] == "evaluated references"
+        told.append(f"CIDEr's document frequencies are those of {'the evaluated' if own else 'other'} references.")
+    if "precision" in scores:
+        told.append(f"Captions were generated in {_words(scores['precision'])}.")
+    return " ".join(told)
+
+
+def _words(text: str) -> str:
+    """Words of a table or a sentence, in which nothing is markup."""
+    return re.sub(r"([\\`*_{}\[\]<>#|~&])", r"\\\1", one_line(text))
 
 
 def _cell(measured: Mapping[str, float] | None) -> str:
@@ -110,3 +169,39 @@ def _cell(measured: Mapping[str, float] | None) -> str:
         return ""
     value, low, high = (hundredfold(measured[key]) for key in ("value", "low", "high"))
     return f"{value} [{low}, {high}]"
+
+
+def _limits(scores: Mapping[str, Any] | None) -> list[str]:
+    """What holds for every such adapter, then what the evaluation found."""
+    found = sentences(scores) if scores else []
+    general = (
+        "It describes images like those it was tuned on, and can be wrong on any of them: it may name what is not "
+        "there, miscount, or guess a person's sex, age or occupation. What it learned it owes to the base model and to "
+        "the captions of its training data, whose biases are its own. Do not rely on it where a wrong caption harms."
+    )
+    return [general, *(["\n".join(f"- {_words(sentence)}" for sentence in found)] if found else [])]
+
+
+def _licence(base: Checkpoint, origin: Origin, options: Recipe) -> str:
+    """Why the metadata states none, and what whoever publishes the adapter has to look at."""
+    data = (
+        "Its training data were drawn by CaptionCrafter."
+        if options.data.path is None
+        else f"Of its training data {_code(origin.name)} this is known: {_words(origin.licence)}"
+        if origin.licence
+        else f"The licence of its training data, {_code(origin.name)}, is not known to CaptionCrafter."
+    )
+    missing = [
+        name
+        for name, stated in (
+            ("license", False),
+            ("language", origin.language),
+            ("datasets", origin.dataset or options.data.path is None),
+        )
+        if not stated
+    ]
+    return (
+        "The metadata states no licence: whoever publishes the adapter chooses one, within what the licences of the "
+        f"base model {_code(public_name(base))} and of the training data allow. {data} "
+        f"To be added to the metadata by hand where they are known: {', '.join(f'`{name}`' for name in missing)}."
+    )

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from markupsafe import Markup
 
@@ -71,6 +72,12 @@ def findings(data: ReportData) -> list[Finding]:
 def _of(system: System) -> list[Finding]:
     looked_for = (_in_training, _partial, _grounding, _collapse, _empty)
     return [found for look in looked_for if (found := look(system))]
+
+
+def sentences(scores: Mapping[str, Any]) -> list[str]:
+    """What `scores.json` alone tells of the captions, as findings do."""
+    system = System("", {}, scores)
+    return [found.text for look in (_in_training, _partial, _grounding) if (found := look(system))]
 
 
 def grounding_table(systems: Sequence[System]) -> list[GroundingRow]:
