@@ -98,8 +98,49 @@ class Evaluate:
     """With --run: auto, cpu, cuda, cuda:1 or mps; the run's by default."""
     allow_partial: bool = False
     """Score the images that predictions and references share, and say so."""
+    train: Path | None = None
+    """With PREDICTIONS: what was trained on (dataset or captions file): tells novelty, and images seen before."""
+    images: Path | None = None
+    """With PREDICTIONS: a folder of the images, called as their ids, for what looks at them; a dataset has its own."""
+    document_frequencies: str | None = None
+    """Captions whose document frequencies weigh CIDEr: references, or a dataset; by default the evaluated ones."""
+    clip_model: str | None = None
+    """Also CLIPScore and RefCLIPScore, by this CLIP: a hub name (openai/clip-vit-base-patch32) or a folder."""
+    clip_revision: str | None = None
+    """Commit of that CLIP on the hub; the paper's model has a pinned one."""
+    spice_jar: str | None = None
+    """Also SPICE, by this spice-1.0.jar with its lib folder beside it, run in a Java of its own."""
     out: Path | None = None
     """With PREDICTIONS: write scores.json and image_scores.jsonl into this folder."""
+    json: Json = False
+
+
+@dataclass(frozen=True)
+class Compare:
+    """Tell whether captioners differ by more than the choice of images explains: each against the first.
+
+    Of every metric: the difference with its 95 % interval (paired bootstrap over images), the p-value of approximate
+    randomisation with Holm's correction over all tests made, and on how many images which is better.
+    """
+
+    systems: Positional[tuple[Path, ...]]
+    """Predictions files (JSON lines or COCO results), runs, RUN/base, or folders of several seeds; baseline first."""
+    references: Path | None = None
+    """References: JSON lines, COCO annotations or a dataset folder; those of the runs' evaluated split by default."""
+    split: Literal["train", "validation", "test"] | None = None
+    """The split of a dataset folder to take references from; test where there is one, else validation."""
+    metrics: tuple[str, ...] = ()
+    """Compare these metrics alone, chosen before looking; all by default, which the correction pays for."""
+    document_frequencies: str | None = None
+    """Captions whose document frequencies weigh CIDEr, as for evaluate; the references' own by default."""
+    resamples: int = 10_000
+    """Bootstrap resamples, and exchanges of captions behind each p-value."""
+    seed: int | None = None
+    """What both draw; as in evaluate by default."""
+    allow_partial: bool = False
+    """Compare on the images that all share, and say so."""
+    out: Path | None = None
+    """Write what --json prints into this file."""
     json: Json = False
 
 

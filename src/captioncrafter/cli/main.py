@@ -6,7 +6,6 @@ Imports torch and transformers only once a verb is at work, so that `--help` ans
 """
 
 import functools
-import logging
 import operator
 import os
 import signal
@@ -23,7 +22,7 @@ from tyro.conf import subcommand
 
 from captioncrafter import __version__, events, recipe
 from captioncrafter.cli import verbs
-from captioncrafter.cli.commands import Caption, Evaluate, Plan, Prepare, Quickstart, Report, Train
+from captioncrafter.cli.commands import Caption, Compare, Evaluate, Plan, Prepare, Quickstart, Report, Train
 from captioncrafter.errors import CaptionCrafterError, InputError
 
 _OUT_OF_MEMORY = (
@@ -41,7 +40,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not debug:
         # What one library has to say to the authors of another is nothing that a user can act on.
         warnings.simplefilter("ignore", FutureWarning)
-        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
         # An image that Pillow warns of either decodes or is set aside by name.
         warnings.filterwarnings("ignore", module=r"PIL\.")
     signal.signal(signal.SIGTERM, _end)
@@ -132,6 +130,7 @@ def _commands(train: Train, plan: Plan) -> Any:
         Annotated[Train, subcommand("train", default=train)] if train.recipe else Annotated[Train, subcommand("train")],
         Annotated[Plan, subcommand("plan", default=plan)] if plan.recipe else Annotated[Plan, subcommand("plan")],
         Annotated[Evaluate, subcommand("evaluate")],
+        Annotated[Compare, subcommand("compare")],
         Annotated[Caption, subcommand("caption")],
         Annotated[Report, subcommand("report")],
     )
@@ -150,6 +149,8 @@ def _run(command: Any) -> int:
             return verbs.plan(command)
         case Evaluate():
             return verbs.evaluate(command)
+        case Compare():
+            return verbs.compare(command)
         case Caption():
             return verbs.caption(command)
         case Report():

@@ -3,7 +3,7 @@
 import json
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,9 @@ from rich.console import Console
 from rich.table import Table
 
 from captioncrafter import events
+
+_SURE_BELOW = 0.05
+"""Corrected p-values below it are called a difference."""
 
 
 def print_json(value: Any) -> None:
@@ -23,13 +26,30 @@ def print_line(line: str) -> None:
     sys.stdout.write(line + "\n")
 
 
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}"
+
+
+_AS_TEXTS: Mapping[str, tuple[str, Callable[[float], str]]] = {
+    "mean_length": ("words a caption", "{:.1f}".format),
+    "vocabulary": ("different words", "{:,}".format),
+    "distinct_1": ("distinct-1", _percent),
+    "distinct_2": ("distinct-2", _percent),
+    "novel_captions": ("new to training, %", _percent),
+    "repeated_word": ("repeat a word, %", _percent),
+    "repeated_phrase": ("repeat a phrase, %", _percent),
+}
+
+
 def print_scores(systems: Mapping[str, Mapping[str, Any]]) -> None:
     """The metrics × 100 with their 95 % intervals, a column for each system's `scores.json`.
 
-    Below them CIDEr with the same captions dealt out to other images: what captions score that do not look.
+    Below them CIDEr with the same captions dealt out to other images: what captions score that do not look. Then what
+    the captions are like as texts.
     """
     first = next(iter(systems.values()))
     split = f" of {first['split']}" if "split" in first else ""
+    split += " (only a part of them: see --allow-partial)" if "partial" in first else ""
     table = Table(title=f"{first['images']:,} images{split}; × 100, with 95 % intervals", title_justify="left")
     table.add_column("metric")
     for name in systems:
@@ -39,7 +59,78 @@ def print_scores(systems: Mapping[str, Mapping[str, Any]]) -> None:
     if any(scores["grounding"] for scores in systems.values()):
         shuffled = (scores["grounding"].get("shuffled_CIDEr") for scores in systems.values())
         table.add_row("CIDEr, shuffled", *("" if one is None else f"{100 * one:.1f}" for one in shuffled))
+    table.add_section()
+    for name, (label, form) in _AS_TEXTS.items():
+        found = [scores["diversity"].get(name) for scores in systems.values()]
+        if any(one is not None for one in found):
+            table.add_row(label, *("" if one is None else form(one) for one in found))
     _console().print(table)
+
+
+def print_comparison(found: Mapping[str, Any]) -> None:
+    """The metrics × 100 of each system, the differences to the first with their tests, and what they come to.
+
+    What training seeds make of it stands in a table of its own.
+    """
+    systems = found["systems"]
+    metrics = next(iter(systems.values()))["metrics"]
+    split = f" of {found['split']}" if "split" in found else ""
+    table = Table(title=f"{found['images']:,} images{split}; × 100, with 95 % intervals", title_justify="left")
+    table.add_column("metric")
+    for name in systems:
+        table.add_column(f"{name} (baseline)" if name == found["baseline"] else name, justify="right")
+    for metric in metrics:
+        table.add_row(metric, *(_cell(system["metrics"][metric]) for system in systems.values()))
+    _console().print(table)
+    for name, by_metric in found["differences"].items():
+        title = f"{name} minus {found['baseline']}; × 100; on how many images better, the same, worse"
+        _print_differences(title, by_metric)
+    seeded = {name: system["training_seeds"] for name, system in systems.items() if "training_seeds" in system}
+    if seeded:
+        _print_over_seeds(seeded, metrics)
+    for line in _verdicts(found):
+        print_line(line)
+
+
+def _print_differences(title: str, by_metric: Mapping[str, Mapping[str, float]]) -> None:
+    table = Table(title=title, title_justify="left")
+    table.add_column("metric", no_wrap=True)
+    for column in ("difference [95 %]", "p", "p, Holm", "images"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for metric, one in by_metric.items():
+        # A zero of either sign is shown without one.
+        value, low, high = (f"{round(100 * one[key], 2) + 0.0:+.2f}" for key in ("value", "low", "high"))
+        p = (f"{one[key]:.4f}" for key in ("p", "p_holm"))
+        images = "/".join(f"{one[key]:,}" for key in ("wins", "ties", "losses"))
+        table.add_row(metric, f"{value} [{low}, {high}]", *p, images)
+    _console().print(table)
+
+
+def _print_over_seeds(seeded: Mapping[str, Mapping[str, Any]], metrics: Iterable[str]) -> None:
+    table = Table(title="Chance in training, apart from the tests above: mean ± sd over seeds; × 100")
+    table.title_justify = "left"
+    table.add_column("metric")
+    for name, by_metric in seeded.items():
+        seeds = len(next(iter(by_metric.values()))["runs"])
+        table.add_column(f"{name} ({seeds} seeds)", justify="right")
+    for metric in metrics:
+        found = (by_metric[metric] for by_metric in seeded.values())
+        table.add_row(metric, *(f"{100 * one['mean']:.1f} ± {100 * one['sd']:.1f}" for one in found))
+    _console().print(table)
+
+
+def _verdicts(found: Mapping[str, Any]) -> Iterator[str]:
+    tests, resamples = found["correction"]["tests"], found["scorer"]["resamples"]
+    yield (
+        f"Intervals: paired bootstrap over images, {resamples:,} resamples. p: approximate randomisation, "
+        f"{resamples:,} exchanges; Holm's correction over {tests} test{'s' if tests > 1 else ''}."
+    )
+    for name, by_metric in found["differences"].items():
+        sure = {metric: one["value"] > 0 for metric, one in by_metric.items() if one["p_holm"] < _SURE_BELOW}
+        sides = {"higher": [m for m, up in sure.items() if up], "lower": [m for m, up in sure.items() if not up]}
+        told = "; ".join(f"{side} in {', '.join(some)}" for side, some in sides.items() if some)
+        pair = f"{name} against {found['baseline']}"
+        yield f"{pair}: {told} (corrected p < {_SURE_BELOW})." if told else f"{pair}: no difference shown."
 
 
 def print_captions(captions: Sequence[Mapping[str, str]]) -> None:

@@ -6,9 +6,11 @@ Stages are imported here, inside, because torch takes seconds to import.
 from dataclasses import asdict
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from captioncrafter import events, recipe
 from captioncrafter.cli import tables
-from captioncrafter.cli.commands import Caption, Evaluate, Plan, Prepare, Quickstart, Report, Train
+from captioncrafter.cli.commands import Caption, Compare, Evaluate, Plan, Prepare, Quickstart, Report, Train
 from captioncrafter.errors import InputError
 
 DONE = 0
@@ -151,12 +153,17 @@ def evaluate(command: Evaluate) -> int:
     from captioncrafter.stages import evaluate as stage
     from captioncrafter.stages.report import report as write_report
 
+    options = _evaluation(command, "document_frequencies", "clip_model", "clip_revision", "spice_jar")
     if command.run is not None:
         _refuse(command.predictions, "PREDICTIONS", "--run captions the images itself")
         _refuse(command.references, "--references", "--run takes those of the run's data")
         _refuse(command.out, "--out", "--run writes into the run")
         _refuse(command.allow_partial or None, "--allow-partial", "--run captions every image")
-        tuned, before = stage.evaluate_run(command.run, split=command.split, base=command.base, device=command.device)
+        _refuse(command.train, "--train", "--run knows what it was trained on")
+        _refuse(command.images, "--images", "--run takes those of the run's data")
+        tuned, before = stage.evaluate_run(
+            command.run, split=command.split, base=command.base, device=command.device, options=options
+        )
         write_report([command.run])
         columns = ({"base": before.scores} if before else {}) | {command.run.name: tuned.scores}
         if command.json:
@@ -175,14 +182,46 @@ def evaluate(command: Evaluate) -> int:
         command.predictions,
         command.references,
         split=command.split,
+        trained_on=command.train,
+        images=command.images,
         allow_partial=command.allow_partial,
         out=command.out,
+        options=options,
     )
     if command.json:
         tables.print_json(found.scores)
     else:
         tables.print_scores({command.predictions.stem: found.scores})
     return DONE
+
+
+def compare(command: Compare) -> int:
+    """Status 0, whether they differ or not: the answer is what was asked for."""
+    from captioncrafter.stages import compare as stage
+
+    found = stage.compare(
+        command.systems,
+        _evaluation(command, "resamples", "seed", "document_frequencies"),
+        references=command.references,
+        split=command.split,
+        metrics=command.metrics,
+        allow_partial=command.allow_partial,
+        out=command.out,
+    )
+    if command.json:
+        tables.print_json(found)
+    else:
+        tables.print_comparison(found)
+    return DONE
+
+
+def _evaluation(command: Evaluate | Compare, *names: str) -> recipe.Evaluation:
+    """How to score, by those of these options that the command states."""
+    stated = {name: getattr(command, name) for name in names if getattr(command, name) is not None}
+    try:
+        return recipe.Evaluation.model_validate(stated)
+    except ValidationError as error:
+        raise InputError(recipe.explain(error, source="command line", checked=recipe.Evaluation)) from None
 
 
 def caption(command: Caption) -> int:
