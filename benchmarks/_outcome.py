@@ -15,11 +15,12 @@ from typing import Any
 _LIBRARIES = ("captioncrafter", "torch", "transformers", "peft", "pycocoevalcap")
 
 
-def parser(description: str) -> argparse.ArgumentParser:
-    """The options that every benchmark has."""
+def parser(description: str, *, rounds: bool = True) -> argparse.ArgumentParser:
+    """The options that every benchmark has; without `rounds`, where nothing is timed."""
     options = argparse.ArgumentParser(description=description)
     options.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
-    options.add_argument("--rounds", type=int, default=5, help="interleaved rounds; medians are reported")
+    if rounds:
+        options.add_argument("--rounds", type=int, default=5, help="interleaved rounds; medians are reported")
     return options
 
 
@@ -56,11 +57,8 @@ def tell(
             "baseline": baseline,
             "ratios": dict(ratios),
             "rows": rows,
-            "hardware": _hardware(),
-            "versions": {name: metadata.version(name) for name in _LIBRARIES} | {"python": platform.python_version()},
-            "commit": _commit(),
         }
-        print(json.dumps(outcome, indent=2))
+        print(json.dumps(signed(outcome), indent=2))
         return
     print(f"{benchmark}: 1.0 is {baseline}")
     for row in rows:
@@ -68,6 +66,16 @@ def tell(
         print(f"  {row['name']:28} {row['median_s']:9.3f} s  [{row['min_s']:.3f}, {row['max_s']:.3f}]{told}")
     for name, ratio in ratios.items():
         print(f"  {name:28} {ratio:9.1f} ×")
+
+
+def signed(outcome: Mapping[str, Any]) -> dict[str, Any]:
+    """The outcome with hardware, versions and commit."""
+    return {
+        **outcome,
+        "hardware": _hardware(),
+        "versions": {name: metadata.version(name) for name in _LIBRARIES} | {"python": platform.python_version()},
+        "commit": _commit(),
+    }
 
 
 def _told(columns: Mapping[str, float]) -> str:
