@@ -1,0 +1,70 @@
+"""`captioncrafter evaluate` with files: its options, its table."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from captioncrafter.cli import main
+from tiny import captions_of_picture
+
+
+def status_of(*words: str | Path) -> int | str | None:
+    with pytest.raises(SystemExit) as ended:
+        main([str(word) for word in words])
+    return ended.value.code
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> tuple[Path, Path, Path]:
+    """Predictions of three images, references of four, and training captions, among them one of the predictions."""
+    rows = (
+        [{"image_id": n, "caption": captions_of_picture(n)[0]} for n in range(3)],
+        [{"image_id": n, "captions": captions_of_picture(n)[1:]} for n in range(4)],
+        [{"image_id": n, "captions": captions_of_picture(n)} for n in (2, 7)],
+    )
+    paths = (tmp_path / "mine.jsonl", tmp_path / "references.jsonl", tmp_path / "train.jsonl")
+    for path, lines in zip(paths, rows, strict=True):
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return paths
+
+
+def test_the_table_tells_of_a_part_and_of_the_captions_as_texts(
+    files: tuple[Path, Path, Path], capsys: pytest.CaptureFixture[str]
+):
+    predictions, references, train = files
+
+    status = status_of("evaluate", predictions, "--references", references, "--allow-partial", "--train", train)
+
+    shown = " ".join(capsys.readouterr().out.split())
+    assert status == 0
+    assert "3 images (only a part of them: see --allow-partial)" in shown
+    assert "new to training, % │ 66.7" in shown
+    assert "words a caption │ 6.0" in shown
+    assert "repeat a phrase, % │ 0.0" in shown
+
+
+def test_json_holds_what_scores_json_holds(files: tuple[Path, Path, Path], capsys: pytest.CaptureFixture[str]):
+    predictions, references, train = files
+    words = ("evaluate", predictions, "--references", references, "--allow-partial", "--json")
+
+    assert status_of(*words, "--document-frequencies", train, "--out", predictions.parent / "out") == 0
+
+    told = json.loads(capsys.readouterr().out)
+    assert told == json.loads((predictions.parent / "out" / "scores.json").read_text())
+    assert told["scorer"]["document_frequencies"] == str(train)
+
+
+def test_a_revision_of_no_clip_is_refused(files: tuple[Path, Path, Path], capsys: pytest.CaptureFixture[str]):
+    assert status_of("evaluate", files[0], "--references", files[1], "--clip-revision", "c237dc4") == 2
+
+    assert "clip_revision is a commit of clip_model" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--train", "--images"])
+def test_what_a_run_knows_itself_is_refused_beside_it(
+    option: str, files: tuple[Path, Path, Path], capsys: pytest.CaptureFixture[str]
+):
+    assert status_of("evaluate", "--run", files[0].parent, option, files[2]) == 2
+
+    assert f"{option} does not go with the rest of this command" in capsys.readouterr().err
