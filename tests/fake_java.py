@@ -2,6 +2,9 @@
 
 from pathlib import Path
 
+ECHO = 'while read verb count; do read line; printf "=1\\n=%s\\n" "$line"; done'
+"""What answers each question of one line with that line."""
+
 
 def write_fake_java(folder: Path, body: str = "exit 1", *, version: str = "17.0.1") -> str:
     """An executable `java` in `folder` that names `version` when asked for it and else runs the shell lines `body`."""

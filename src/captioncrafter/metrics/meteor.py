@@ -42,10 +42,10 @@ def meteor(
         lines.append(" ||| ".join((*references.tokens[image], plain)))
     answer = (scorer or java.shared()).ask("METEOR", lines)
     count = len(lines)
-    if len(answer) != 2 * count + 1:
+    if len(answer) != count + 1:
         raise ScorerError(f"METEOR answered {len(answer)} lines for {count} captions.")
-    statistics = np.array([[float(word) for word in line.split()] for line in answer[:count]])
-    return MeteorResult(float(answer[-1]), np.array([float(line) for line in answer[count:-1]]), statistics)
+    rows = np.array([[float(word) for word in line.split()] for line in answer[:count]])
+    return MeteorResult(float(answer[-1]), rows[:, 0], rows[:, 1:])
 
 
 def summable(statistics: Float[np.ndarray, "image statistic"]) -> Float[np.ndarray, "image statistic"]:

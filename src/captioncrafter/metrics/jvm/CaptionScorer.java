@@ -19,9 +19,10 @@ import java.util.List;
  * Serves the two reference tools of coco-caption from one process, over stdin and stdout, in UTF-8 lines.
  *
  * <p>A request is a line "VERB n" and n lines. TOKENIZE answers what the PTB tokenizer's own main prints for them
- * under -preserveLines -lowerCase. METEOR takes "reference ||| reference ||| prediction" lines and answers the
- * statistics of each, then the score of each, then the score of their sum, as -stdio -l en -norm does. Every answer
- * starts with the number of its lines. The process ends when stdin does.
+ * under -preserveLines -lowerCase. METEOR takes "reference ||| reference ||| prediction" lines and answers for each
+ * its score and its statistics, then the score of their sum, as -stdio -l en -norm does. An answer starts with the
+ * number of its lines, and each of its lines with "=": what the virtual machine itself prints has none. The process
+ * ends when stdin does, also amid a request.
  */
 public final class CaptionScorer {
     private static MeteorScorer meteor;
@@ -34,26 +35,31 @@ public final class CaptionScorer {
             int space = line.indexOf(' ');
             String verb = line.substring(0, space);
             int count = Integer.parseInt(line.substring(space + 1));
-            List<String> lines = new ArrayList<String>(count);
-            for (int i = 0; i < count; i++) {
-                lines.add(in.readLine());
+            if (verb.equals("TOKENIZE")) {
+                tokenize(in, out, count);
+            } else {
+                score(in, out, count);
             }
-            answer(out, verb.equals("TOKENIZE") ? tokenize(lines) : score(lines));
+            out.flush();
         }
     }
 
-    private static void answer(BufferedWriter out, List<String> lines) throws IOException {
-        out.write(Integer.toString(lines.size()));
+    private static void write(BufferedWriter out, String line) throws IOException {
+        out.write('=');
+        out.write(line);
         out.write('\n');
-        for (String line : lines) {
-            out.write(line);
-            out.write('\n');
-        }
-        out.flush();
     }
 
     /** The tokenizer's main reads System.in and writes System.out, so for its time these are ours. */
-    private static List<String> tokenize(List<String> lines) throws IOException {
+    private static void tokenize(BufferedReader in, BufferedWriter out, int count) throws IOException {
+        List<String> lines = new ArrayList<String>(count);
+        for (int i = 0; i < count; i++) {
+            String line = in.readLine();
+            if (line == null) {
+                return;
+            }
+            lines.add(line);
+        }
         ByteArrayOutputStream tokens = new ByteArrayOutputStream();
         InputStream realIn = System.in;
         PrintStream realOut = System.out;
@@ -65,34 +71,35 @@ public final class CaptionScorer {
             System.setIn(realIn);
             System.setOut(realOut);
         }
-        List<String> result = new ArrayList<String>();
-        for (String line : tokens.toString("UTF-8").split("\n", -1)) {
-            result.add(line);
+        String[] answer = tokens.toString("UTF-8").split("\n", -1);
+        write(out, Integer.toString(answer.length));
+        for (String line : answer) {
+            write(out, line);
         }
-        return result;
     }
 
-    private static List<String> score(List<String> lines) {
-        List<String> statistics = new ArrayList<String>();
-        List<String> scores = new ArrayList<String>();
+    /** Reads and answers line by line: who waits sees it go on, and no long request is held in memory. */
+    private static void score(BufferedReader in, BufferedWriter out, int count) throws IOException {
+        write(out, Integer.toString(count + 1));
         MeteorStats sum = new MeteorStats();
-        for (String line : lines) {
+        for (int i = 0; i < count; i++) {
+            String line = in.readLine();
+            if (line == null) {
+                return;
+            }
             String[] parts = line.split("\\|\\|\\|");
             ArrayList<String> references = new ArrayList<String>();
-            for (int i = 0; i < parts.length - 1; i++) {
-                references.add(parts[i].trim());
+            for (int part = 0; part < parts.length - 1; part++) {
+                references.add(parts[part].trim());
             }
             String found = meteor().getMeteorStats(parts[parts.length - 1].trim(), references).toString();
             MeteorStats stats = new MeteorStats(found.trim());
             meteor().computeMetrics(stats);
-            statistics.add(found);
-            scores.add(Double.toString(stats.score));
+            write(out, Double.toString(stats.score) + " " + found);
             sum.addStats(stats);
         }
         meteor().computeMetrics(sum);
-        statistics.addAll(scores);
-        statistics.add(Double.toString(sum.score));
-        return statistics;
+        write(out, Double.toString(sum.score));
     }
 
     /** METEOR's tables take seconds to load, so they wait until they are asked for. */
