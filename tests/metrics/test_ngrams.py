@@ -1,6 +1,12 @@
-"""N-grams, counted."""
+"""N-grams, in order and counted."""
 
-from captioncrafter.metrics.ngrams import count_ngrams
+from captioncrafter.metrics.ngrams import count_ngrams, ngrams_of
+
+
+def test_ngrams_come_by_order_and_then_by_place():
+    ngrams = list(ngrams_of("a b a"))
+
+    assert ngrams == [("a",), ("b",), ("a",), ("a", "b"), ("b", "a"), ("a", "b", "a")]
 
 
 def test_every_order_from_one_to_four_is_counted():
