@@ -37,6 +37,14 @@ class Started:
         """Sends a signal; the process may have ended already, its id is its own until `end` was called."""
         os.kill(self.process, number)
 
+    def frozen(self) -> "Started":
+        """Waits until a SIGSTOP has come to the process; gives it."""
+        until = time.monotonic() + _PATIENCE_S
+        while Path(f"/proc/{self.process}/stat").read_text().rpartition(") ")[2][0] != "T":
+            assert time.monotonic() < until, self.stderr.read_text(errors="replace")
+            time.sleep(0.02)
+        return self
+
     def end(self, patience_s: float = _PATIENCE_S) -> Ended:
         """Waits for the process; status None says that it had to be killed after `patience_s`."""
         status = self.forks.ask({"wait": self.process, "patience_s": patience_s})["status"]

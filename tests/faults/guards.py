@@ -93,6 +93,13 @@ def _() -> None:
     processes.refuse_smaller_world = lambda: None
 
 
+@removal("one training at a time is at work in a folder")
+def _() -> None:
+    from captioncrafter.stages import run_lock
+
+    run_lock.held = lambda folder, processes: contextlib.nullcontext()
+
+
 @removal("files are written beside and renamed")
 def _() -> None:
     from captioncrafter import runs

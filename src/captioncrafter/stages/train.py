@@ -17,6 +17,7 @@ from captioncrafter.generation.captioner import write_captioning
 from captioncrafter.model import hardware, lora
 from captioncrafter.model.stock import Tuned
 from captioncrafter.report.card import write_card
+from captioncrafter.stages import run_lock
 from captioncrafter.stages.base import Base
 from captioncrafter.stages.frozen_half import caption_ids, extract_and_observe, open_store, source_of
 from captioncrafter.stages.run_start import RESULT, begin, finished, located, open_run, refuse_other_inputs
@@ -41,11 +42,11 @@ def train(
 
     A run that is finished is left as it is. With `branch`, the adapter starts from that of another run instead of
     afresh. After `stop_after_s` seconds the run stops at the next step, as after a signal. Raises `InputError` when
-    `out` holds an unfinished run and `resume` is not set, or one of another recipe.
+    `out` holds an unfinished run and `resume` is not set, one of another recipe, or one that is being trained.
     """
     started = time.monotonic()
     device = hardware.device_for(options.model.device)
-    with connected(device) as processes:
+    with connected(device) as processes, run_lock.held(out, processes):
         options = located(options)
         run = open_run(options, out, resume=resume, branch=branch)
         if before := finished(run):
