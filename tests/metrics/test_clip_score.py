@@ -133,6 +133,23 @@ def test_the_description_names_the_weights(clip: Clip, folder: Path):
     assert len(told["weights"]) == 32
 
 
+def test_the_papers_preprocessor_as_the_hub_has_it_gives_the_papers_pixels(folder: Path, tmp_path: Path):
+    """Its file is of 2021: it names a feature extractor, and one number for each size."""
+    copy = Path(shutil.copytree(folder, tmp_path / "clip"))
+    mean, deviation = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+    told = {"feature_extractor_type": "CLIPFeatureExtractor", "size": 32, "crop_size": 32, "resample": 3}
+    told |= {f"do_{step}": True for step in ("resize", "center_crop", "normalize")}
+    told |= {"image_mean": mean, "image_std": deviation}
+    (copy / "preprocessor_config.json").write_text(json.dumps(told))
+    image = Image.open(io.BytesIO(picture(3, size=48))).convert("RGB").crop((0, 0, 48, 40))
+
+    found = Clip.load(str(copy), None, torch.device("cpu")).image_processor([image], return_tensors="np")
+
+    smaller = image.resize((int(32 * 48 / 40), 32), Image.Resampling.BICUBIC).crop((3, 0, 35, 32))
+    expected = (np.asarray(smaller, np.float32) / 255 - np.float32(mean)) / np.float32(deviation)
+    assert found["pixel_values"][0] == pytest.approx(expected.transpose(2, 0, 1), abs=1e-6)
+
+
 def test_a_hub_name_that_cannot_be_fetched_is_refused_with_the_way_out():
     with pytest.raises(CheckpointError, match=r"not in the hub cache.*folder of a copy as evaluation\.clip_model"):
         Clip.load("openai/clip-vit-base-patch32", None, torch.device("cpu"))
