@@ -1,6 +1,8 @@
 """What the charts of a page show, out of logs and captions."""
 
 import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 from xml.etree import ElementTree
 
 from captioncrafter.report.content import System
@@ -18,15 +20,19 @@ VALIDATIONS = [
 ]  # fmt: skip
 
 
+def trained(log: Sequence[Mapping[str, Any]], name: str = "mine") -> System:
+    return System(name, {}, log=log)
+
+
 def test_training_is_told_by_loss_and_cider():
-    loss, cider = training_figures(STEPS + VALIDATIONS)
+    loss, cider = training_figures([trained(STEPS + VALIDATIONS)])
 
     assert loss.note == "From 4.00 to 1.00 nats a token in 40 steps, 0.4 epochs, at 100 captions a second."
     assert cider.note.startswith("The adapter of step 20 was kept: CIDEr 60.0.")
 
 
 def test_curves_are_described_in_words():
-    loss, cider = training_figures(STEPS + VALIDATIONS)
+    loss, cider = training_figures([trained(STEPS + VALIDATIONS)])
 
     assert ElementTree.fromstring(loss.chart).get("aria-label") == (
         "Training loss by step, from 4.00 to 1.00 nats a token over 4 log rows."
@@ -37,26 +43,47 @@ def test_curves_are_described_in_words():
 
 
 def test_an_empty_log_has_no_figures():
-    assert training_figures([]) == []
+    assert training_figures([trained([])]) == []
 
 
 def test_a_loss_that_is_not_a_number_is_left_out():
-    (loss,) = training_figures([*STEPS, {"kind": "step", "step": 50, "loss": math.nan, "epoch": 0.5}])
+    (loss,) = training_figures([trained([*STEPS, {"kind": "step", "step": 50, "loss": math.nan, "epoch": 0.5}])])
 
     assert "to 1.00 nats" in loss.note
     assert "nan" not in loss.chart
 
 
 def test_validation_without_shuffled_images_has_one_curve():
-    (cider,) = training_figures([{"kind": "validation", "step": 5, "CIDEr": 0.3}])
+    (cider,) = training_figures([trained([{"kind": "validation", "step": 5, "CIDEr": 0.3}])])
 
     assert "shuffled" not in cider.chart
+
+
+def test_other_runs_curves_stand_in_one_chart_and_a_legend_tells_which_is_which():
+    systems = [trained(VALIDATIONS), System("base", {}), trained(VALIDATIONS[:2], "another")]
+
+    (cider,) = training_figures(systems)
+
+    assert list(cider.legend) == [("mine", "subject"), ("another", "third")]
+    lines = [one.get("class") for one in ElementTree.fromstring(cider.chart).iter("path")]
+    assert [name for name in lines if name and name.startswith("line")] == [
+        "line subject",
+        "line third",
+        "line shuffled",
+    ]
+
+
+def test_one_run_alone_needs_no_legend():
+    (cider,) = training_figures([trained(VALIDATIONS), System("base", {})])
+
+    assert cider.legend == []
+    assert ">CIDEr<" in cider.chart
 
 
 def test_a_long_log_does_not_weigh_the_page_down():
     long = [{"kind": "step", "step": n, "loss": 1 + 1 / n, "epoch": n / 100} for n in range(1, 50_000)]
 
-    (loss,) = training_figures(long)
+    (loss,) = training_figures([trained(long)])
 
     assert len(loss.chart) < 40_000
     assert "49,999 steps" in loss.note

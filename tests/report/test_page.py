@@ -4,6 +4,7 @@ import base64
 import hashlib
 import json
 import re
+from dataclasses import replace
 from importlib import resources
 from typing import Any
 from xml.etree.ElementTree import Element
@@ -32,19 +33,23 @@ def full_data(text: str = "plain") -> ReportData:
     """Data with everything a page can show, `text` in every place where somebody else's words may stand."""
     captions = {f"{text}-{number}.jpg": f"{text}" for number in range(SHOWN_AT_FIRST + 2)}
     ciders = [number / 10 for number in range(len(captions))]
+    mean = sum(ciders) / len(ciders)
     grounding = {"CIDEr": 0.5, "shuffled_CIDEr": 0.1}
-    subject = system(text, captions, ciders, split=text, prompt=text, grounding=grounding, scorer={text: text})
+    seen = {"images": 1, "image_ids": [text], "compared_by": text}
+    told = {"split": text, "prompt": text, "grounding": grounding, "scorer": {text: text}, "seen_in_training": seen}
+    log = [
+        {"kind": "step", "step": 1, "loss": 2.0, "epoch": 1.0},
+        {"kind": "validation", "step": 1, "CIDEr": 0.5, "best": True},
+    ]
+    subject = system(text, captions, ciders, cider=mean, **told)
+    others = [system(text, captions, ciders, cider=mean, grounding=grounding) for _ in range(2)]
     return report_data(
-        subject,
-        system(text, captions, ciders, cider=0.4, grounding=grounding),
+        *(replace(one, training=text, seed=seed, log=log) for seed, one in enumerate([subject, *others])),
         title=text,
         summary=text,
         references={image: [text, text] for image in captions},
         thumbnails=dict.fromkeys(captions, JPEG),
-        log=[
-            {"kind": "step", "step": 1, "loss": 2.0, "epoch": 1.0},
-            {"kind": "validation", "step": 1, "CIDEr": 0.5, "best": True},
-        ],
+        prompts=dict.fromkeys(captions, text),
         recipe={"model": {"base": text, text: text}},
         manifest={"data": text, "set_aside": [text, text], text: {text: text}},
     )
@@ -142,20 +147,34 @@ def test_the_list_at_the_top_leads_to_every_section_and_nowhere_else(root: Eleme
 @pytest.mark.parametrize(
     ("missing", "sections"),
     [
-        ({"log": ()}, {"training"}),
         ({"recipe": {}, "manifest": {}}, set()),
         ({"references": {}}, set()),
     ],
 )
 def test_what_the_data_lacks_is_left_out(missing: dict[str, Any], sections: set[str]):
     full = full_data()
-    parts = {name: getattr(full, name) for name in ("title", "summary", "references", "log", "recipe", "manifest")}
+    parts = {name: getattr(full, name) for name in ("title", "summary", "references", "recipe", "manifest")}
 
     root = read(render(ReportData(**(parts | missing), systems=full.systems)))
 
     shown = {one.get("id") for one in root.iter("section")} - {None}
     assert shown == set(SECTIONS) - sections
     assert {str(one.get("href"))[1:] for one in root.findall(".//nav//a")} == shown
+
+
+def test_without_a_log_there_is_no_training():
+    full = full_data()
+
+    root = read(render(replace(full, systems=[replace(one, log=()) for one in full.systems])))
+
+    assert [one.get("id") for one in root.iter("section") if one.get("id")] == [
+        name for name in SECTIONS if name != "training"
+    ]
+
+
+def test_a_page_of_several_trainings_tells_differences_and_deviations(root: Element):
+    assert texts(root, ".//table[@class='tested']/thead//th")[1:] == ["METEOR", "CIDEr"]
+    assert texts(root, ".//table[@class='trainings']/tbody//th") == ["mean ± sd"]
 
 
 def test_captions_alone_make_a_page():

@@ -196,6 +196,6 @@ class Report:
     """Rebuild a run's report.html, with other runs beside it."""
 
     runs: Positional[tuple[Path, ...]]
-    """Run folders; the page is about the first."""
+    """Run folders, or the folder of a training with --seeds; the page is about the first."""
     out: Path | None = None
     """Where the page goes; into the first run by default."""

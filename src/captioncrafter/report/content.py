@@ -20,7 +20,8 @@ class System:
 
     `scores` is the content of `scores.json`, as much of it as there is; `image_scores` maps image ids to metrics to
     values. All values are fractions, as coco-caption prints them. `training` names what it was trained as, the seed
-    apart: systems of one name there are the same recipe trained with another `seed`.
+    apart: systems of one name there are the same recipe trained with another `seed`; `log` holds the rows of its
+    `log.jsonl`.
     """
 
     name: str
@@ -29,6 +30,7 @@ class System:
     image_scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     training: str | None = None
     seed: int | None = None
+    log: Sequence[Mapping[str, Any]] = ()
 
     def metric(self, name: str) -> Mapping[str, float]:
         """`value`, `low` and `high` of a metric, as far as they were measured."""
@@ -45,8 +47,8 @@ class ReportData:
 
     `systems` holds the subject first, then what it is compared with: its base, then other runs. `thumbnails` maps
     image ids to JPEG bytes (about 200 pixels a side look best; a page of 1,000 stays near 10 MB), `prompts` to the
-    prompt of those images that have one of their own. `log` holds the rows of `log.jsonl`, `recipe` and `manifest` the
-    files of those names.
+    prompt of those images that have one of their own. `recipe` and `manifest` hold the subject's files of those
+    names.
     """
 
     title: str
@@ -55,7 +57,6 @@ class ReportData:
     references: Mapping[str, Sequence[str]] = field(default_factory=dict)
     thumbnails: Mapping[str, bytes] = field(default_factory=dict)
     prompts: Mapping[str, str] = field(default_factory=dict)
-    log: Sequence[Mapping[str, Any]] = ()
     recipe: Mapping[str, Any] = field(default_factory=dict)
     manifest: Mapping[str, Any] = field(default_factory=dict)
 

@@ -37,9 +37,9 @@ class _Group:
     values: Sequence[float]
 
 
-def training_figures(log: Sequence[Mapping[str, Any]]) -> list[Figure]:
-    """The loss and the CIDEr curve, as far as the log holds them; values that are not finite are left out."""
-    return [figure for figure in (_loss_figure(log), _cider_figure(log)) if figure]
+def training_figures(systems: Sequence[System]) -> list[Figure]:
+    """The subject's loss, and the CIDEr curve of all, as far as logs hold them; values not finite are left out."""
+    return [figure for figure in (_loss_figure(systems[0].log), _cider_figure(systems)) if figure]
 
 
 def caption_figures(data: ReportData, metric: str | None) -> list[Figure]:
@@ -85,16 +85,21 @@ def _pace(log: Sequence[Mapping[str, Any]]) -> str:
     return "".join(parts)
 
 
-def _cider_figure(log: Sequence[Mapping[str, Any]]) -> Figure | None:
-    rows = _rows(log, "validation", "CIDEr")
+def _cider_figure(systems: Sequence[System]) -> Figure | None:
+    """The subject's curve with its best point ringed; others', where they have one, are told apart by a legend."""
+    rows = _rows(systems[0].log, "validation", "CIDEr")
     if not rows:
         return None
-    points = [(float(row["step"]), 100 * row["CIDEr"]) for row in rows]
+    points = _curve(rows, "CIDEr")
     best = max((k for k, row in enumerate(rows) if row.get("best")), default=None)
-    lines = [Line("CIDEr", points, "subject", dotted=True, ringed=() if best is None else (best,))]
-    shuffled = [
-        (float(row["step"]), 100 * row["shuffled_CIDEr"]) for row in _rows(rows, "validation", "shuffled_CIDEr")
+    beside = [
+        (place, curve)
+        for place, system in enumerate(systems[1:], start=1)
+        if (curve := _curve(_rows(system.log, "validation", "CIDEr"), "CIDEr"))
     ]
+    lines = [Line("" if beside else "CIDEr", points, "subject", dotted=True, ringed=() if best is None else (best,))]
+    lines += [Line("", curve, role_of(place), dotted=True) for place, curve in beside]
+    shuffled = _curve(_rows(rows, "validation", "shuffled_CIDEr"), "shuffled_CIDEr")
     if shuffled:
         lines.append(Line("shuffled", shuffled, "shuffled", dotted=True))
     spoken = ", ".join(f"{value:.1f} at step {step:.0f}" for step, value in points)
@@ -105,7 +110,14 @@ def _cider_figure(log: Sequence[Mapping[str, Any]]) -> Figure | None:
         f"The adapter of step {rows[best]['step']:,} was kept: CIDEr {points[best][1]:.1f}." if best is not None else ""
     )
     below = " Dotted: the same captions dealt out to other images." if shuffled else ""
-    return Figure("Validation CIDEr", chart, f"{kept}{below}".strip())
+    shown = (0, *(place for place, _ in beside)) if beside else ()
+    legend = [(systems[place].name, role_of(place)) for place in shown]
+    return Figure("Validation CIDEr", chart, f"{kept}{below}".strip(), legend)
+
+
+def _curve(rows: Sequence[Mapping[str, Any]], value: str) -> list[tuple[float, float]]:
+    """A score by step, times 100."""
+    return [(float(row["step"]), 100 * row[value]) for row in rows]
 
 
 def _rows(log: Iterable[Mapping[str, Any]], kind: str, value: str) -> list[Mapping[str, Any]]:

@@ -42,7 +42,7 @@ def render(data: ReportData) -> str:
         findings=findings.findings(data),
         grounding=findings.grounding_table(data.systems),
         measures=findings.caption_measures(data) if data.subject.predictions else [],
-        training=training_figures(data.log),
+        training=training_figures(data.systems),
         captions=caption_figures(data, metric) if data.subject.predictions else [],
         metric=metric,
         metrics=per_image,

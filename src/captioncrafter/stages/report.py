@@ -43,7 +43,6 @@ def report(paths: Sequence[Path], out: Path | None = None) -> Path:
             references={image.image_id: image.captions for image in images},
             thumbnails=_thumbnails(images),
             prompts={image.image_id: image.prompt for image in images if image.prompt is not None},
-            log=first.log(),
             recipe=first.recipe(),
             manifest=first.manifest(),
         )
@@ -84,10 +83,11 @@ def _system(folder: Path, name: str) -> System:
 
 
 def _trained(run: runs.Run, name: str) -> System:
-    """A run's captions, with what it was trained as: the recipe, its seed apart."""
+    """A run's captions, with how it was trained: the recipe, its seed apart, and the log."""
     trained_as = run.recipe()
     seed = trained_as.pop("seed", None)
-    return replace(_system(run.path, name), training=json.dumps(trained_as, sort_keys=True), seed=seed)
+    trained = json.dumps(trained_as, sort_keys=True)
+    return replace(_system(run.path, name), training=trained, seed=seed, log=run.log())
 
 
 def _beside(other: runs.Run, name: str, subject: System) -> System:
