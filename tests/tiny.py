@@ -4,6 +4,7 @@ import io
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -39,7 +40,7 @@ def write_tiny_checkpoint(
     folder: Path, *, seed: int = 0, tied: bool = False, text_width: int = 32, vision_width: int = 32
 ) -> Path:
     """A random BLIP-2 flan-T5 in stock layout: 32 px images, 3 queries, width 32, about 100 k parameters."""
-    from transformers import Blip2Config, Blip2ForConditionalGeneration
+    from transformers import Blip2Config
 
     torch.manual_seed(seed)
     processor = tiny_processor()
@@ -65,12 +66,19 @@ def write_tiny_checkpoint(
         num_query_tokens=3,
         image_token_index=processor.tokenizer.convert_tokens_to_ids("<image>"),
     )
+    return _write(folder, config, processor, head=None if tied else (96, text_width))
+
+
+def _write(folder: Path, config: Any, processor: Any, *, head: tuple[int, int] | None = None) -> Path:
+    """Writes a random model of this configuration; with a `head` of that shape apart from the embedding."""
+    from transformers import Blip2ForConditionalGeneration
+
     model = Blip2ForConditionalGeneration(config)
     with torch.no_grad():
         model.query_tokens.normal_(std=0.5)
         model.language_projection.weight.normal_(std=0.5)
-        if not tied:
-            model.language_model.lm_head.weight = torch.nn.Parameter(torch.randn(96, text_width) * 0.3)
+        if head is not None:
+            model.language_model.lm_head.weight = torch.nn.Parameter(torch.randn(*head) * 0.3)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder
@@ -126,9 +134,8 @@ def write_tiny_dataset(folder: Path, *, train: int = 6, validation: int = 4, tes
     """A dataset folder as `prepare` writes it: small pictures, each with five captions in the tiny vocabulary."""
     import datasets
 
-    features = datasets.Features(
-        image=datasets.Image(), image_id=datasets.Value("string"), captions=datasets.List(datasets.Value("string"))
-    )
+    from captioncrafter.data.dataset import FEATURES
+
     splits, number = {}, 0
     for name, count in (("train", train), ("validation", validation), ("test", test)):
         numbers = range(number, number + count)
@@ -139,7 +146,7 @@ def write_tiny_dataset(folder: Path, *, train: int = 6, validation: int = 4, tes
                 "image_id": [f"picture-{one}.png" for one in numbers],
                 "captions": [captions_of_picture(one) for one in numbers],
             }
-            splits[name] = datasets.Dataset.from_dict(columns, features=features)
+            splits[name] = datasets.Dataset.from_dict(columns, features=FEATURES)
     datasets.disable_progress_bars()
     datasets.DatasetDict(splits).save_to_disk(folder)
     return folder
@@ -210,7 +217,7 @@ def flip_byte(file: Path, at: int) -> None:
 
 def write_tiny_opt_checkpoint(folder: Path, *, seed: int = 0) -> Path:
     """A random BLIP-2 with a decoder-only language model (OPT), in stock layout; otherwise like the flan-T5 one."""
-    from transformers import Blip2Config, Blip2ForConditionalGeneration
+    from transformers import Blip2Config
 
     torch.manual_seed(seed)
     processor = tiny_opt_processor()
@@ -234,10 +241,4 @@ def write_tiny_opt_checkpoint(folder: Path, *, seed: int = 0) -> Path:
         num_query_tokens=3,
         image_token_index=processor.tokenizer.convert_tokens_to_ids("<image>"),
     )
-    model = Blip2ForConditionalGeneration(config)
-    with torch.no_grad():
-        model.query_tokens.normal_(std=0.5)
-        model.language_projection.weight.normal_(std=0.5)
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
-    return folder
+    return _write(folder, config, processor)
