@@ -97,6 +97,7 @@ def test_deviation_over_seeds_has_a_table_of_its_own(capsys: pytest.CaptureFixtu
     shown = capsys.readouterr().out
     assert "two (2 seeds)" in shown
     assert "51.2 ± 2.3" in shown
+    assert "± is chance in training" in shown
 
 
 def test_a_difference_too_small_to_show_has_no_minus(capsys: pytest.CaptureFixture[str]):

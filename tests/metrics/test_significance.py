@@ -159,8 +159,25 @@ def test_the_paired_interval_is_narrower_than_the_unpaired_where_images_are_hard
     assert paired.high - paired.low < 0.3 * unpaired
 
 
+def test_bleu_where_no_4_gram_is_right_is_no_difference():
+    # coco-caption's guards leave a trace of the shorter n-grams in BLEU-4.
+    dice = np.random.default_rng(15)
+    found = []
+    for share in (0.3, 0.9):
+        statistics = random_bleu(dice, 20, share).statistics
+        statistics[:, 9] = 0
+        single, value = bleu(statistics)[:, 3], float(bleu(statistics.sum(0))[3])
+        found.append(card(m=Measured(value, single, statistics, lambda sums, _: bleu(sums)[:, 3])))
+    less, more = found
+    assert 1e-6 < less.value("m") < more.value("m")
+
+    difference = differences(less, {"more": more}, resamples=199, seed=0)["more"]["m"]
+
+    assert (difference.p, difference.ties) == (1.0, 20)
+
+
 def test_wins_ties_and_losses_are_counted_per_image():
-    first, second = card(m=np.array([0.1, 0.5, 0.3, 0.2])), card(m=np.array([0.2, 0.5 + 1e-15, 0.1, 0.4]))
+    first, second = card(m=np.array([0.1, 0.5, 0.3, 0.2])), card(m=np.array([0.2, 0.5001, 0.1, 0.4]))
 
     found = differences(first, {"second": second}, resamples=100, seed=0)["second"]["m"]
 

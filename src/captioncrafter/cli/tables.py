@@ -49,7 +49,7 @@ def print_scores(systems: Mapping[str, Mapping[str, Any]]) -> None:
     """
     first = next(iter(systems.values()))
     split = f" of {first['split']}" if "split" in first else ""
-    split += " (only a part of them: see --allow-partial)" if "partial" in first else ""
+    split += ", a part of all" if "partial" in first else ""
     table = Table(title=f"{first['images']:,} images{split}; × 100, with 95 % intervals", title_justify="left")
     table.add_column("metric")
     for name in systems:
@@ -83,8 +83,7 @@ def print_comparison(found: Mapping[str, Any]) -> None:
         table.add_row(metric, *(_cell(system["metrics"][metric]) for system in systems.values()))
     _console().print(table)
     for name, by_metric in found["differences"].items():
-        title = f"{name} minus {found['baseline']}; × 100; on how many images better, the same, worse"
-        _print_differences(title, by_metric)
+        _print_differences(f"{name} minus {found['baseline']}; × 100", by_metric)
     seeded = {name: system["training_seeds"] for name, system in systems.items() if "training_seeds" in system}
     if seeded:
         _print_over_seeds(seeded, metrics)
@@ -95,7 +94,7 @@ def print_comparison(found: Mapping[str, Any]) -> None:
 def _print_differences(title: str, by_metric: Mapping[str, Mapping[str, float]]) -> None:
     table = Table(title=title, title_justify="left")
     table.add_column("metric", no_wrap=True)
-    for column in ("difference [95 %]", "p", "p, Holm", "images"):
+    for column in ("difference [95 %]", "p", "p, Holm", "better/same/worse"):
         table.add_column(column, justify="right", no_wrap=True)
     for metric, one in by_metric.items():
         # A zero of either sign is shown without one.
@@ -107,8 +106,7 @@ def _print_differences(title: str, by_metric: Mapping[str, Mapping[str, float]])
 
 
 def _print_over_seeds(seeded: Mapping[str, Mapping[str, Any]], metrics: Iterable[str]) -> None:
-    table = Table(title="Chance in training, apart from the tests above: mean ± sd over seeds; × 100")
-    table.title_justify = "left"
+    table = Table(title="Trainings: mean ± sd; × 100", title_justify="left")
     table.add_column("metric")
     for name, by_metric in seeded.items():
         seeds = len(next(iter(by_metric.values()))["runs"])
@@ -125,6 +123,8 @@ def _verdicts(found: Mapping[str, Any]) -> Iterator[str]:
         f"Intervals: paired bootstrap over images, {resamples:,} resamples. p: approximate randomisation, "
         f"{resamples:,} exchanges; Holm's correction over {tests} test{'s' if tests > 1 else ''}."
     )
+    if any("training_seeds" in system for system in found["systems"].values()):
+        yield "± is chance in training, from seed to seed; neither intervals nor p-values know of it."
     for name, by_metric in found["differences"].items():
         sure = {metric: one["value"] > 0 for metric, one in by_metric.items() if one["p_holm"] < _SURE_BELOW}
         sides = {"higher": [m for m, up in sure.items() if up], "lower": [m for m, up in sure.items() if not up]}
@@ -134,12 +134,12 @@ def _verdicts(found: Mapping[str, Any]) -> Iterator[str]:
 
 
 def print_captions(captions: Sequence[Mapping[str, str]]) -> None:
-    """Some images with what the base and the tuned model say of them."""
+    """Some images with what is said of them, by the names of the rows' entries."""
     table = Table(show_lines=True)
-    for column in ("image", "base", "tuned"):
+    for column in captions[0]:
         table.add_column(column, overflow="fold")
     for row in captions:
-        table.add_row(row["image"], row["base"], row["tuned"])
+        table.add_row(*row.values())
     _console().print(table)
 
 

@@ -33,17 +33,20 @@ def compare(
 ) -> dict[str, Any]:
     """Every system of `paths` against the first, metric by metric, as `--out` holds it; values are fractions.
 
-    Without `references` they are those of the runs' evaluated split. All `metrics` there are by default.
+    Without `references` they are those of the runs' evaluated split, and without `options.document_frequencies` CIDEr
+    is weighed as the runs' was. All `metrics` there are by default.
     Raises `InputError` for an unknown metric, `DataError` when the systems and references are not of the same images
     (unless `allow_partial`), or the runs not of the same data.
     """
+    if out is not None and out.is_dir():
+        raise InputError(f"{out}: a folder, and --out takes the file to write.")
     systems = read_systems(paths)
     people, answers, origin = _references(systems, references, split)
     wanted = _wanted(metrics, [*METRICS, *(ANSWER_METRICS if answers else ())])
     java.start_in_background()
     shared, partial = _shared_images(systems, people, origin["references_from"], allow_partial=allow_partial)
-    corpus = protocol.corpus(options.document_frequencies)
-    scored = References({image: people[image] for image in shared}, document_frequencies=corpus)
+    frequencies = options.document_frequencies or _frequencies_of(systems)
+    scored = References({image: people[image] for image in shared}, document_frequencies=protocol.corpus(frequencies))
     cards = {system.name: _cards(system, scored, answers, wanted) for system in systems}
     whole = {
         name: averaged(list(models.values())) if len(models) > 1 else models[None] for name, models in cards.items()
@@ -64,7 +67,7 @@ def compare(
         **_against_the_first(whole, options),
         "scorer": {
             **java.scorer_versions(),
-            **protocol.describe_corpus(scored, options.document_frequencies),
+            **protocol.describe_corpus(scored, frequencies),
             "resamples": options.resamples,
             "seed": options.seed,
         },
@@ -87,7 +90,7 @@ def _references(
     systems: Sequence[System], path: Path | None, split: str | None
 ) -> tuple[Mapping[str, Sequence[str]], bool, dict[str, Any]]:
     """What people wrote of each image, whether they are answers to questions, and where they come from."""
-    runs_of_them = [model.evaluated for system in systems for model in system.models.values() if model.evaluated]
+    runs_of_them = _evaluated(systems)
     if path is not None:
         _tell_of_other_data(runs_of_them)
         told = {"references_from": str(path)} | ({"split": split} if split else {})
@@ -106,6 +109,22 @@ def _references(
     told = {"references_from": first.options.data.path or "scenes", "split": first.split, "data": first.data}
     answers = any(image.prompt is not None for image in images)
     return {image.image_id: image.captions for image in images}, answers, told
+
+
+def _evaluated(systems: Sequence[System]) -> list[Evaluated]:
+    """The evaluations of those systems that are runs."""
+    return [model.evaluated for system in systems for model in system.models.values() if model.evaluated]
+
+
+def _frequencies_of(systems: Sequence[System]) -> str | None:
+    """The captions whose document frequencies weighed the runs' CIDEr; None for the evaluated references' own."""
+    corpora = {one.corpus for one in _evaluated(systems)}
+    if len(corpora) > 1:
+        events.warn(
+            "the runs' CIDEr was weighed by the document frequencies of different captions; here it is by those of the "
+            "evaluated references. --document-frequencies takes others."
+        )
+    return corpora.pop() if len(corpora) == 1 else None
 
 
 def _refuse_other_data(first: Evaluated, other: Evaluated) -> None:

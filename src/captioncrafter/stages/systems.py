@@ -9,18 +9,23 @@ from captioncrafter import recipe, runs
 from captioncrafter.data.caption_files import read_predictions
 from captioncrafter.errors import DataError, InputError
 
+_OWN_FREQUENCIES = "evaluated references"
+"""What `scores.json` says where CIDEr was weighed by the references themselves."""
+
 
 @dataclass(frozen=True)
 class Evaluated:
     """A run's evaluation, as its folder holds it: the run's recipe, and what it was captioned of.
 
-    `data` is the fingerprint of the images and references, `split` their split.
+    `data` is the fingerprint of the images and references, `split` their split; `corpus` the captions whose document
+    frequencies weighed CIDEr, None for the references' own.
     """
 
     folder: Path
     options: recipe.Recipe
     split: str
     data: str | None
+    corpus: str | None
 
 
 @dataclass(frozen=True)
@@ -90,7 +95,9 @@ def _of_run(run: Path, folder: Path) -> Model:
             f"`captioncrafter evaluate --run {run}` writes it anew."
         )
     options = recipe.build(runs.Run.open(run).recipe(), source=str(run / runs.RECIPE))
-    evaluated = Evaluated(folder, options, scores["split"], scores.get("data"))
+    weighed_by = scores.get("scorer", {}).get("document_frequencies", _OWN_FREQUENCIES)
+    corpus = None if weighed_by == _OWN_FREQUENCIES else weighed_by
+    evaluated = Evaluated(folder, options, scores["split"], scores.get("data"), corpus)
     return Model(folder / runs.PREDICTIONS, read_predictions(folder / runs.PREDICTIONS), evaluated)
 
 
