@@ -9,7 +9,8 @@ import pytest
 from captioncrafter.data.pictures import pictures_in, pictures_of
 from captioncrafter.data.splits import CaptionedImages, load_splits
 from captioncrafter.metrics.references import References
-from captioncrafter.recipe import Data
+from captioncrafter.recipe import Data, Recipe
+from captioncrafter.runs import Run, write_json
 from captioncrafter.stages.protocol import Trained, corpus, describe_corpus
 from tiny import captions_of_picture, picture, write_tiny_dataset
 
@@ -76,6 +77,34 @@ def test_the_training_split_of_a_dataset_is_read_with_its_images(splits: dict[st
 
     assert trained.contents == Trained.of_images(splits["train"], "data").contents
     assert list(trained.captions) == [text for number in range(3) for text in captions_of_picture(number)]
+
+
+def write_run(folder: Path, data: Path, branched_from: Path | None) -> Run:
+    """What of a run tells what it was trained on."""
+    write_json(folder / "recipe.json", Recipe(data=Data(path=str(data))).model_dump(mode="json"))
+    write_json(folder / "manifest.json", {"branched_from": branched_from and str(branched_from)})
+    return Run.open(folder)
+
+
+def test_a_branch_was_trained_on_what_the_run_before_it_was(splits: dict[str, CaptionedImages], tmp_path: Path):
+    write_tiny_dataset(tmp_path / "other", train=6, validation=1)
+    write_run(tmp_path / "older", tmp_path / "other", tmp_path / "younger")  # a circle, as renaming can make one
+    younger = write_run(tmp_path / "younger", tmp_path / "data", tmp_path / "older")
+    pictures = pictures_of(splits["validation"])
+
+    told = Trained.of_run(younger, splits["train"]).seen(pictures, pictures)
+
+    assert told["images"] == 2
+    assert told["training_data"] == f"{tmp_path / 'data'}, {tmp_path / 'other'}"
+
+
+def test_a_run_before_it_that_is_gone_is_told(
+    splits: dict[str, CaptionedImages], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    run = write_run(tmp_path / "younger", tmp_path / "data", tmp_path / "gone")
+
+    assert Trained.of_run(run, splits["train"]).contents == Trained.of_images(splits["train"], "data").contents
+    assert "what the run branched off was trained on is not known here" in capsys.readouterr().err
 
 
 def test_only_some_of_many_images_seen_are_listed(tmp_path: Path):

@@ -50,9 +50,8 @@ def evaluate_files(
     """Scores a predictions file; with `out`, writes `scores.json` and `image_scores.jsonl` there.
 
     `trained_on` is a dataset folder or a file of captions: then novelty is measured, and images seen in training are
-    told. `images` is a folder of the images, for metrics that look. Raises `DataError` when predictions
-    and references are not of the same images, unless `allow_partial`: then those they share are scored, and the
-    scores say so.
+    told. `images` is a folder of the images, for metrics that look. Raises `DataError` when predictions and references
+    are not of the same images, unless `allow_partial`: then those they share are scored, and the scores say so.
     """
     options = options or recipe.Evaluation()
     name = dataset_split(references, split)[0] if references.is_dir() else None
@@ -102,7 +101,7 @@ def evaluate_run(
         {image.image_id: image.captions for image in images},
         _stated_over(whole.evaluation, options),
         pictures=pictures_of(images),
-        trained=Trained.of_images(splits["train"], whole.data.path or "scenes"),
+        trained=Trained.of_run(run, splits["train"]),
         device=device or whole.model.device,
         answers=any(image.prompt is not None for image in images),
     )

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from captioncrafter import events, runs
+from captioncrafter import events, recipe, runs
 from captioncrafter.data.caption_files import dataset_split, named, read_references
 from captioncrafter.data.dataset import image_hashes
 from captioncrafter.data.pictures import Picture
-from captioncrafter.data.splits import CaptionedImages
-from captioncrafter.errors import DataError
+from captioncrafter.data.splits import CaptionedImages, load_splits
+from captioncrafter.errors import DataError, InputError
 from captioncrafter.metrics.references import References
 
 _LISTED_AT_MOST = 20
@@ -27,8 +27,27 @@ class Trained:
     contents: frozenset[str] | None
 
     @classmethod
+    def of_run(cls, run: runs.Run, images: CaptionedImages) -> "Trained":
+        """Everything that a run's adapter saw: its own training `images`, and those of the runs that it branched off.
+
+        A run or its data that is no longer there is named in a warning.
+        """
+        found = cls.of_images(images, _source(run))
+        seen = {run.path.absolute()}
+        while (parent := run.manifest().get("branched_from")) and Path(parent) not in seen:
+            seen.add(Path(parent))
+            try:
+                run = runs.Run.open(parent)
+                older = load_splits(recipe.build(run.recipe(), source=str(run.path / runs.RECIPE)).data)["train"]
+            except InputError as error:
+                events.warn(f"what the run branched off was trained on is not known here, so not looked for: {error}")
+                break
+            found = found.and_also(cls.of_images(older, _source(run)))
+        return found
+
+    @classmethod
     def of_images(cls, images: CaptionedImages, source: str) -> "Trained":
-        """The training split of a run."""
+        """A training split."""
         rows = list(images)
         texts = [text for image in rows for text in image.captions]
         return cls(source, texts, frozenset(row.image_id for row in rows), frozenset(row.content for row in rows))
@@ -40,6 +59,16 @@ class Trained:
         contents = frozenset(image_hashes(dataset_split(path, _TRAIN)[1])) if path.is_dir() else None
         texts = [text for captions in people.values() for text in captions]
         return cls(str(path), texts, frozenset(people), contents)
+
+    def and_also(self, other: "Trained") -> "Trained":
+        """Both together; the images themselves are known where they are of both."""
+        both = self.contents is not None and other.contents is not None
+        return Trained(
+            self.source if self.source == other.source else f"{self.source}, {other.source}",
+            [*self.captions, *other.captions],
+            self.image_ids | other.image_ids,
+            (self.contents or frozenset()) | (other.contents or frozenset()) if both else None,
+        )
 
     def seen(self, image_ids: Iterable[str], pictures: Mapping[str, Picture] | None) -> dict[str, Any]:
         """Which evaluated images were trained on, for `scores.json`; a warning where there are any.
@@ -64,6 +93,10 @@ class Trained:
             "training_data": self.source,
             "compared_by": told,
         }
+
+
+def _source(run: runs.Run) -> str:
+    return run.recipe()["data"]["path"] or "scenes"
 
 
 def corpus(path: str | None) -> References | None:
