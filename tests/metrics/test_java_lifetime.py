@@ -30,7 +30,8 @@ def stopped(scorer: CaptionScorer) -> Iterator[psutil.Process]:
 
 
 def run_python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+    command = [sys.executable, "-c", code, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
 
 
 def test_a_process_that_was_killed_is_started_again(scorer: CaptionScorer):
