@@ -75,6 +75,7 @@ def print_comparison(found: Mapping[str, Any]) -> None:
     systems = found["systems"]
     metrics = next(iter(systems.values()))["metrics"]
     split = f" of {found['split']}" if "split" in found else ""
+    split += " (only a part of them: see --allow-partial)" if "partial" in found else ""
     table = Table(title=f"{found['images']:,} images{split}; × 100, with 95 % intervals", title_justify="left")
     table.add_column("metric")
     for name in systems:
