@@ -98,7 +98,14 @@ def test_the_same_content_has_the_same_fingerprint():
 
 
 @pytest.mark.parametrize(
-    "other", [{"1": ["a dog b"]}, {"1": ["b", "a dog"]}, {"2": ["a dog", "b"]}, {"1": ["a dog"], "b": [""]}]
+    "other",
+    [
+        {"1": ["a dogb"]},
+        {"1a": [" dog", "b"]},
+        {"1": ["b", "a dog"]},
+        {"2": ["a dog", "b"]},
+        {"1": ["a dog"], "b": [""]},
+    ],
 )
 def test_other_content_has_another_fingerprint(other: dict[str, list[str]]):
     assert References(other).fingerprint != References({"1": ["a dog", "b"]}).fingerprint
