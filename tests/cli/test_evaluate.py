@@ -38,7 +38,7 @@ def test_the_table_tells_of_a_part_and_of_the_captions_as_texts(
 
     shown = " ".join(capsys.readouterr().out.split())
     assert status == 0
-    assert "3 images (only a part of them: see --allow-partial)" in shown
+    assert "3 images, a part of all; × 100" in shown
     assert "new to training, % │ 66.7" in shown
     assert "words a caption │ 6.0" in shown
     assert "repeat a phrase, % │ 0.0" in shown
