@@ -163,6 +163,13 @@ class Page:
         """Text into whatever has the focus."""
         self.call("Input.insertText", text=text)
 
+    def wait_frames(self, count: int) -> None:
+        """Returns once the page was drawn `count` times more."""
+        self.value(
+            f"new Promise((done) => {{ let left = {count};"
+            "const step = () => (left-- > 0 ? requestAnimationFrame(step) : done()); step(); })"
+        )
+
     def tab_to(self, expression: str, at_most: int = 60) -> None:
         """Presses Tab until the element with the focus is the one `expression` gives."""
         for _ in range(at_most):

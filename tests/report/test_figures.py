@@ -67,8 +67,8 @@ def test_other_runs_curves_stand_in_one_chart_and_a_legend_tells_which_is_which(
     assert list(cider.legend) == [("mine", "subject"), ("another", "third")]
     lines = [one.get("class") for one in ElementTree.fromstring(cider.chart).iter("path")]
     assert [name for name in lines if name and name.startswith("line")] == [
-        "line subject",
         "line third",
+        "line subject",
         "line shuffled",
     ]
 

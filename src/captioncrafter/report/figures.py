@@ -97,8 +97,9 @@ def _cider_figure(systems: Sequence[System]) -> Figure | None:
         for place, system in enumerate(systems[1:], start=1)
         if (curve := _curve(_rows(system.log, "validation", "CIDEr"), "CIDEr"))
     ]
-    lines = [Line("" if beside else "CIDEr", points, "subject", dotted=True, ringed=() if best is None else (best,))]
-    lines += [Line("", curve, role_of(place), dotted=True) for place, curve in beside]
+    lines = [Line("", curve, role_of(place), dotted=True) for place, curve in beside]
+    ringed = () if best is None else (best,)
+    lines.append(Line("" if beside else "CIDEr", points, "subject", dotted=True, ringed=ringed))
     shuffled = _curve(_rows(rows, "validation", "shuffled_CIDEr"), "shuffled_CIDEr")
     if shuffled:
         lines.append(Line("shuffled", shuffled, "shuffled", dotted=True))
@@ -111,7 +112,7 @@ def _cider_figure(systems: Sequence[System]) -> Figure | None:
     )
     below = " Dotted: the same captions dealt out to other images." if shuffled else ""
     shown = (0, *(place for place, _ in beside)) if beside else ()
-    legend = [(systems[place].name, role_of(place)) for place in shown]
+    legend: list[tuple[str, Role]] = [(systems[place].name, role_of(place)) for place in shown]
     return Figure("Validation CIDEr", chart, f"{kept}{below}".strip(), legend)
 
 

@@ -16,6 +16,7 @@
   const filter = document.getElementById("filter");
   const more = document.getElementById("more");
   const count = document.getElementById("count");
+  const controls = document.getElementById("controls");
   let found = cards.map((_, position) => position);
   let shown = PAGE;
 
@@ -102,8 +103,21 @@
     const card = grid.children[Math.max(0, Math.min(wanted, grid.children.length - 1))];
     event.target.tabIndex = -1;
     card.tabIndex = 0;
-    card.focus();
+    card.focus({ preventScroll: true });
+    reveal(card);
+  };
+
+  // Cards get their true height when they come near: what lay right before that is put right again after it.
+  const reveal = (card, frames = 3) => {
+    if (document.activeElement !== card) return;
     card.scrollIntoView({ block: "nearest" });
+    if (frames > 0) requestAnimationFrame(() => reveal(card, frames - 1));
+  };
+
+  // The bar above the images stays in view where there is room for it, as high as its words make it.
+  const keepClear = () => {
+    const bar = getComputedStyle(controls).position === "sticky" ? controls.offsetHeight : 0;
+    grid.style.setProperty("--bar", `${bar}px`);
   };
 
   metric?.addEventListener("change", () => {
@@ -115,6 +129,7 @@
   filter.addEventListener("input", refresh);
   more.addEventListener("click", () => showMore().focus());
   grid.addEventListener("keydown", move);
-  document.getElementById("controls").hidden = false;
+  new ResizeObserver(keepClear).observe(controls);
+  controls.hidden = false;
   refresh();
 })();
