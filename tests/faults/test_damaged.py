@@ -1,5 +1,6 @@
 """Files of an interrupted run, flipped, cut or deleted: exact continuation or a clear refusal."""
 
+import json
 import shutil
 import signal
 from pathlib import Path
@@ -14,6 +15,8 @@ FILES = {
     "newest weights": "run/checkpoints/step-000019/weights.safetensors",
     "newest optimizer": "run/checkpoints/step-000019/optimizer.safetensors",
     "newest state": "run/checkpoints/step-000019/state.json",
+    "best weights": "run/checkpoints/best/weights.safetensors",
+    "best state": "run/checkpoints/best/state.json",
     "every weights": "run/checkpoints/*/weights.safetensors",
     "every optimizer": "run/checkpoints/*/optimizer.safetensors",
     "every state": "run/checkpoints/*/state.json",
@@ -57,6 +60,19 @@ def after(course: Course, stopped: tuple[Path, Ended], out: Path, pattern: str, 
     for file in files:
         HARMS[name](file)
     return course.gone_on(out, ended)
+
+
+@pytest.mark.parametrize("file", ["weights.safetensors", "state.json"])
+@pytest.mark.faults
+def test_damage_to_the_best_checkpoint_costs_no_step(course: Course, stopped: tuple[Path, Ended], out: Path, file: str):
+    progress = json.loads((stopped[0] / "checkpoints/step-000019/state.json").read_text())["progress"]
+    assert progress["best_step"] < 19
+
+    trial = after(course, stopped, out, f"run/checkpoints/step-{progress['best_step']:06d}/{file}", "middle_byte")
+
+    assert trial.continued() == []
+    assert "going on after step 19" in trial.second.said
+    assert f"{file} is not as it was written; the weights of this best validation are whole" in trial.second.said
 
 
 CASES = [

@@ -13,7 +13,6 @@ from loops import (
     assert_same_end,
     at_batch,
     checkpoint_of,
-    equal,
     fit,
     kept,
     kill,
@@ -22,7 +21,7 @@ from loops import (
     weights_after,
 )
 from tiny import flip_byte
-from trainees import Beginning, refuse_more_than
+from trainees import Beginning, equal, refuse_more_than
 
 
 @pytest.mark.parametrize("batch", [0, 7, 10])
@@ -140,6 +139,21 @@ def test_a_run_whose_newest_checkpoint_is_damaged_goes_on_from_the_one_before(
 
     assert "optimizer.safetensors is not as it was written; passed over" in capsys.readouterr().err
     assert_same_end(tmp_path, uninterrupted)
+
+
+def test_a_run_whose_best_checkpoint_is_damaged_loses_no_step(
+    start: Beginning, uninterrupted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    with pytest.raises(Killed):
+        fit(start, tmp_path, before=at_batch(17, kill))
+    flip_byte(checkpoint_of(tmp_path, 6) / "weights.safetensors", 700)
+    flip_byte(tmp_path / "adapter" / "weights.safetensors", 700)
+
+    fit(start, tmp_path)
+
+    assert "going on after step 8 of 9" in capsys.readouterr().err
+    assert_same_end(tmp_path, uninterrupted)
+    assert equal(weights_after(tmp_path, 6), weights_after(uninterrupted, 6))
 
 
 def test_the_best_adapter_is_written_again_where_a_kill_came_before_it(

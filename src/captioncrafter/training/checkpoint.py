@@ -2,7 +2,9 @@
 
 A checkpoint is a folder `step-NNNNNN`: weights, optimizer state and `state.json`, which holds the hash of the others
 and how far the run has come. There is no random state: the loop draws everything from seed and step. It is written
-beside, synced and renamed, so that a kill leaves a whole one or none. Whatever else lies in the folder is never read.
+beside, synced and renamed, so that a kill leaves a whole one or none. The weights of the best validation lie a second
+time in `best`: they are what a run is for, and without them it would have to go back behind that validation. Whatever
+else lies in the folder is never read.
 """
 
 import hashlib
@@ -25,6 +27,7 @@ from captioncrafter.errors import DataError
 _STATE = "state.json"
 _WEIGHTS = "weights.safetensors"
 _OPTIMIZER = "optimizer.safetensors"
+_BEST = "best"
 _NAME = re.compile(r"step-\d+")
 
 
@@ -56,6 +59,7 @@ def save(
 ) -> Path:
     """Writes the checkpoint of `progress.step` under `folder`, then removes all but the newest `keep` and the best.
 
+    Where it is itself the best, a copy of its weights takes the place of the former best one's.
     Those of later steps go too: a run is only ever behind one that it passed over as damaged. A write that fails
     raises `OSError` and leaves the older ones as they were.
     """
@@ -66,6 +70,8 @@ def save(
         hashes = {name: _hash(temporary / name) for name in (_WEIGHTS, _OPTIMIZER)}
         facts = {"progress": asdict(progress), "hashes": hashes}
         runs.write_json(temporary / _STATE, facts | {"check": _check(facts)})
+    if progress.best_step == progress.step:
+        _copy_weights_to(folder / _BEST, path)
     steps = _newest_first(folder)
     at = steps.index(path)
     best = None if progress.best_step is None else _name(progress.best_step)
@@ -78,12 +84,12 @@ def save(
 def newest_good(folder: Path, *, with_best: bool = False) -> Path | None:
     """The newest checkpoint under `folder` whose files are all there and unchanged; None when there is none.
 
-    With `with_best`, that of the best validation before it has to be as whole. Each one passed over is named, with
-    the reason.
+    With `with_best`, the weights of the best validation before it have to be whole too, in their checkpoint or in the
+    copy. Each one passed over is named, with the reason.
     """
     passed_over = 0
     for path in _newest_first(folder):
-        fault = _fault(path) or (_fault_of_its_best(path) if with_best else None)
+        fault = _fault(path) or (_loss_of_its_best(path) if with_best else None)
         if fault is None:
             return path
         events.warn(f"{path}: {fault}; passed over.")
@@ -104,18 +110,51 @@ def restore(path: Path, parameters: dict[str, nn.Parameter], optimizer: torch.op
 
 
 def best_good(folder: Path) -> Path | None:
-    """The whole checkpoint of the best validation so far, else the newest whole one; None when there is none."""
+    """Where the weights of the best validation so far lie whole, else the newest whole checkpoint; None without any."""
     newest = newest_good(folder)
-    if newest is None:
-        return None
-    path = best_of(newest) or newest
-    return path if _fault(path) is None else newest
+    return None if newest is None else best_of(newest) or newest
 
 
 def best_of(path: Path) -> Path | None:
-    """Where the checkpoint of the best validation lies that the one at `path` knows of; None before the first."""
-    best = Progress(**_state(path)["progress"]).best_step
-    return path.with_name(_name(best)) if best is not None else None
+    """Where the weights of the best validation lie whole that the checkpoint at `path` knows of.
+
+    That is their own checkpoint or its copy; None before the first validation, and where neither is whole.
+    """
+    step = _best_step(path)
+    if step is None:
+        return None
+    return next((place for place in _places_of_best(path, step) if _holds_weights_of(place, step)), None)
+
+
+def renewed_best(path: Path) -> Path | None:
+    """The same, after what was damaged of checkpoint or copy was written again from the other one, and said."""
+    step, source = _best_step(path), best_of(path)
+    if step is None or source is None:
+        return None
+    own, copy = _places_of_best(path, step)
+    if fault := _fault(own):
+        events.warn(f"{own}: {fault}; the weights of this best validation are whole in {source}.")
+    for place in (own, copy):
+        if not _holds_weights_of(place, step):
+            _copy_weights_to(place, source)
+    return source
+
+
+def _places_of_best(path: Path, step: int) -> tuple[Path, Path]:
+    return path.with_name(_name(step)), path.with_name(_BEST)
+
+
+def _holds_weights_of(place: Path, step: int) -> bool:
+    return _fault(place, (_WEIGHTS,)) is None and _state(place)["progress"]["step"] == step
+
+
+def _copy_weights_to(place: Path, source: Path) -> None:
+    """Puts the weights and the state of the checkpoint `source` into `place`; what else is there stays."""
+    with runs.replacing_folder(place) as temporary:
+        if place.is_dir():
+            shutil.copytree(place, temporary, dirs_exist_ok=True)
+        for name in (_WEIGHTS, _STATE):
+            shutil.copyfile(source / name, temporary / name)
 
 
 def copy_weights(path: Path, parameters: dict[str, nn.Parameter]) -> None:
@@ -147,25 +186,31 @@ def _newest_first(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: int(path.name.removeprefix("step-")), reverse=True)
 
 
-def _fault(path: Path) -> str | None:
+def _fault(path: Path, needed: tuple[str, ...] = (_WEIGHTS, _OPTIMIZER)) -> str | None:
+    """What is wrong with the checkpoint at `path`, as far as its state and the files `needed` go."""
     try:
         state = _state(path)
         if state.pop("check") != _check(state):
             return f"{_STATE} is not as it was written"
         if state["hashes"].keys() != {_WEIGHTS, _OPTIMIZER}:
             return f"another version made it, of {', '.join(sorted(state['hashes']))}"
-        for name, expected in state["hashes"].items():
-            if _hash(path / name) != expected:
+        for name in needed:
+            if _hash(path / name) != state["hashes"][name]:
                 return f"{name} is not as it was written"
     except (OSError, KeyError, json.JSONDecodeError, UnicodeDecodeError, SafetensorError) as error:
         return f"not whole ({error})"
     return None
 
 
-def _fault_of_its_best(path: Path) -> str | None:
-    best = best_of(path)
-    fault = _fault(best) if best is not None else None
-    return f"{best} holds its best weights and is not whole ({fault})" if fault else None
+def _loss_of_its_best(path: Path) -> str | None:
+    step = _best_step(path)
+    if step is None or best_of(path) is not None:
+        return None
+    return f"{path.with_name(_name(step))} holds its best weights and is not whole, nor is the copy in {_BEST}"
+
+
+def _best_step(path: Path) -> int | None:
+    return Progress(**_state(path)["progress"]).best_step
 
 
 def _state(path: Path) -> dict[str, Any]:

@@ -144,7 +144,7 @@ class _Loop:
         It was written after the checkpoint that knows of it, so a kill between the two left the one before; and no
         hash tells whether it was damaged since.
         """
-        best = checkpoint.best_of(resumed)
+        best = checkpoint.renewed_best(resumed)
         if best is not None:
             checkpoint.copy_weights(best, self.stepper.parameters)
             self.save_best(self.run.adapter)
