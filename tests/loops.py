@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -15,7 +14,7 @@ from captioncrafter.model import lora
 from captioncrafter.model.stock import Tuned
 from captioncrafter.training import loop
 from captioncrafter.training.collapse import Validation
-from trainees import ALONE, Beginning, decoder_of
+from trainees import ALONE, Beginning, decoder_of, equal
 
 EVERY = {"patience": 0, "every_epochs": 1.0}
 CIDERS = [0.9, 0.3, 0.5, 0.4]
@@ -97,10 +96,6 @@ def progress_after(run: Path, step: int) -> dict[str, Any]:
 
 def kept(run: Path) -> dict[str, Tensor]:
     return load_file(run / "adapter" / "weights.safetensors")
-
-
-def equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
 def log_of(run: Path, kind: str) -> list[dict[str, Any]]:

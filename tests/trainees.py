@@ -1,7 +1,7 @@
 """What a training step starts from, in miniature: an adapter over a tiny checkpoint, its images and their features."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -22,6 +22,9 @@ from captioncrafter.training.packing import encode_captions
 from captioncrafter.training.processes import Processes
 from captioncrafter.training.step import Stepper
 from tiny import captions_of_picture, changed_copy, load_tiny, picture, tiny_recipe
+
+MakeStepper = Callable[..., Stepper]
+Gradients = dict[str, Tensor]
 
 CPU = torch.device("cpu")
 ALONE = Processes(CPU)
@@ -84,6 +87,28 @@ class Beginning:
         schedule = Schedule(self.images.lengths, training.images_per_step, training.epochs, options.seed)
         feed = Feed(self.images, schedule, source or self.source, self.model.config, pinned=False)
         return Stepper(tuned, self.cut, feed, options, CPU, processes)
+
+
+def gradients(stepper: Stepper) -> Gradients:
+    """A copy of the gradients, by the names of their parameters."""
+    return {name: p.grad.clone() for name, p in stepper.parameters.items() if p.grad is not None}
+
+
+def weights(stepper: Stepper) -> Gradients:
+    """A copy of what trains."""
+    return {name: p.detach().clone() for name, p in stepper.parameters.items()}
+
+
+def close(one: Gradients, other: Gradients) -> None:
+    """Fails unless two sets of tensors are equal up to rounding."""
+    assert one.keys() == other.keys()
+    for name, tensor in one.items():
+        torch.testing.assert_close(tensor, other[name], rtol=1e-4, atol=1e-6)
+
+
+def equal(one: Gradients, other: Gradients) -> bool:
+    """Whether two sets of tensors are the same bit for bit."""
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
 def decoder_of(tuned: Tuned):

@@ -10,8 +10,8 @@ import captioncrafter
 from captioncrafter.model import lora
 from captioncrafter.model.stock import Tuned
 from captioncrafter.training.batches import Schedule
-from loops import EACH, Killed, assert_same_end, at_batch, equal, fit, kept, kill, log_of, weights_after
-from trainees import Beginning, decoder_of, write_without_dropout
+from loops import EACH, Killed, assert_same_end, at_batch, fit, kept, kill, log_of, weights_after
+from trainees import Beginning, decoder_of, equal, write_without_dropout
 
 # Of a run without dropout (whose draws differ between processors) over the bundled miniature (whose weights no
 # library draws). The kernels of torch 2.13 for AVX2, AVX-512 and neither gave losses within 4e-6 of each other; the

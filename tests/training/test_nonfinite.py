@@ -18,14 +18,13 @@ from loops import (
     assert_same_end,
     at_batch,
     checkpoint_of,
-    equal,
     fit,
     log_of,
     progress_after,
     send,
     weights_after,
 )
-from trainees import Beginning
+from trainees import Beginning, equal
 
 
 def bad_image(start: Beginning) -> int:

@@ -1,88 +1,27 @@
 """One update is the stock model's gradient, however the step is divided, and leaves the weights where it cannot be."""
 
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 import pytest
 import torch
 from torch import Tensor
 
-from captioncrafter.errors import CaptionCrafterError
-from captioncrafter.model.cut import Cut
-from captioncrafter.training.mode import training_mode
 from captioncrafter.training.processes import Processes
-from captioncrafter.training.step import Stepper, is_out_of_memory
-from tiny import write_tiny_opt_checkpoint
-from trainees import ALONE, CPU, IMAGES, Beginning, decoder_of, refuse_more_than, write_without_dropout
+from captioncrafter.training.step import Stepper
+from trainees import (
+    CPU,
+    IMAGES,
+    Beginning,
+    Gradients,
+    MakeStepper,
+    close,
+    equal,
+    gradients,
+    refuse_more_than,
+    weights,
+)
 
 RATE = 1e-2
-MakeStepper = Callable[..., Stepper]
-Gradients = dict[str, Tensor]
-
-
-@pytest.fixture(scope="module")
-def dropping(tiny_checkpoint: Path) -> Beginning:
-    """Dropout as flan-T5 has it."""
-    return Beginning(tiny_checkpoint)
-
-
-@pytest.fixture(scope="module")
-def exact(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Beginning]:
-    """Without dropout, by what lies behind the cut."""
-    folder = tmp_path_factory.mktemp("exact")
-    t5 = write_without_dropout(tiny_checkpoint, folder / "t5")
-    opt = write_without_dropout(write_tiny_opt_checkpoint(folder / "dropping-opt"), folder / "opt")
-    prompts = ("a photo of", "a big photo of the")
-    return {
-        "efficient": Beginning(t5, Cut.QFORMER, prompts=prompts),
-        "fast": Beginning(t5, Cut.ENCODER, prompts=prompts),
-        "quality": Beginning(t5, Cut.VISION, prompts=prompts),
-        "opt": Beginning(opt, Cut.QFORMER, prompts=prompts),
-    }
-
-
-@pytest.fixture
-def make_stepper() -> Iterator[MakeStepper]:
-    made = []
-
-    def make(
-        start: Beginning,
-        *,
-        size: int = IMAGES,
-        preset: str = "efficient",
-        dropout: float = 0.0,
-        source=None,
-        processes: Processes = ALONE,
-        **training: object,
-    ) -> Stepper:
-        changes = {"images_per_step": IMAGES, "images_per_batch": size, "max_grad_norm": 1e9} | training
-        options = start.options(dropout=dropout, preset=preset, training=changes)
-        stepper = start.stepper(options, source=source, processes=processes)
-        training_mode(stepper.tuned, options.training)
-        made.append(stepper)
-        return stepper
-
-    yield make
-    for stepper in made:
-        stepper.feed.close()
-
-
-def gradients(stepper: Stepper) -> Gradients:
-    return {name: p.grad.clone() for name, p in stepper.parameters.items() if p.grad is not None}
-
-
-def weights(stepper: Stepper) -> Gradients:
-    return {name: p.detach().clone() for name, p in stepper.parameters.items()}
-
-
-def close(one: Gradients, other: Gradients) -> None:
-    assert one.keys() == other.keys()
-    for name, tensor in one.items():
-        torch.testing.assert_close(tensor, other[name], rtol=1e-4, atol=1e-6)
-
-
-def equal(one: Gradients, other: Gradients) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
 def of_the_stock_model(start: Beginning, preset: str) -> tuple[float, Gradients]:
@@ -132,10 +71,10 @@ def test_the_gradient_does_not_depend_on_how_many_images_are_computed_at_once(
     close(gradients(parts), gradients(whole))
 
 
-def test_under_dropout_two_processes_parts_add_up_to_the_step_of_one(dropping: Beginning, make_stepper: MakeStepper):
+def test_under_dropout_two_processes_parts_add_up_to_the_step_of_one(start: Beginning, make_stepper: MakeStepper):
     def part(rank: int, world: int) -> tuple[float, Gradients]:
-        stepper = make_stepper(dropping, size=2, dropout=0.05, processes=Processes(CPU, rank, world))
-        loss = stepper._gradients(0, sum(dropping.images.lengths))
+        stepper = make_stepper(start, size=2, dropout=0.05, processes=Processes(CPU, rank, world))
+        loss = stepper._gradients(0, sum(start.images.lengths))
         return float(loss), gradients(stepper)
 
     (whole_loss, whole), (one_loss, one), (other_loss, other) = part(0, 1), part(0, 2), part(1, 2)
@@ -156,8 +95,8 @@ def test_a_process_that_halved_its_batches_still_has_its_part(exact: dict[str, B
     close({name: one[name] + other[name] for name in one}, whole)
 
 
-def test_dropout_is_drawn_from_seed_and_step_alone(dropping: Beginning, make_stepper: MakeStepper):
-    one, other = make_stepper(dropping, dropout=0.05), make_stepper(dropping, dropout=0.05)
+def test_dropout_is_drawn_from_seed_and_step_alone(start: Beginning, make_stepper: MakeStepper):
+    one, other = make_stepper(start, dropout=0.05), make_stepper(start, dropout=0.05)
 
     one.update(3, RATE)
     torch.rand(100)
@@ -166,8 +105,8 @@ def test_dropout_is_drawn_from_seed_and_step_alone(dropping: Beginning, make_ste
     assert equal(weights(one), weights(other))
 
 
-def test_each_step_and_each_batch_of_it_draws_its_own_dropout(dropping: Beginning, make_stepper: MakeStepper):
-    twins = Beginning(dropping.found.folder)
+def test_each_step_and_each_batch_of_it_draws_its_own_dropout(start: Beginning, make_stepper: MakeStepper):
+    twins = Beginning(start.found.folder)
     twins.captions[:] = [twins.captions[0]] * IMAGES
     twins.features[:] = twins.features[0].clone()
     stepper = make_stepper(twins, size=1, dropout=0.05)
@@ -180,8 +119,8 @@ def test_each_step_and_each_batch_of_it_draws_its_own_dropout(dropping: Beginnin
     assert len(losses) == len({float(loss.detach()) for loss in losses}) == 2 * IMAGES
 
 
-def test_another_seed_drops_otherwise(dropping: Beginning, make_stepper: MakeStepper):
-    one, other = (make_stepper(dropping, dropout=0.05) for _ in range(2))
+def test_another_seed_drops_otherwise(start: Beginning, make_stepper: MakeStepper):
+    one, other = (make_stepper(start, dropout=0.05) for _ in range(2))
     other.seed = 1
 
     assert float(one.update(0, RATE).loss) != float(other.update(0, RATE).loss)
@@ -199,8 +138,8 @@ def test_a_step_takes_nothing_over_from_the_gradient_of_the_one_before(
     assert equal(gradients(stepper), first)
 
 
-def test_the_rate_is_that_of_the_step(dropping: Beginning, make_stepper: MakeStepper):
-    stepper = make_stepper(dropping)
+def test_the_rate_is_that_of_the_step(start: Beginning, make_stepper: MakeStepper):
+    stepper = make_stepper(start)
     before = weights(stepper)
 
     stepper.update(0, 0.0)
@@ -208,106 +147,15 @@ def test_the_rate_is_that_of_the_step(dropping: Beginning, make_stepper: MakeSte
     assert equal(weights(stepper), before)
 
 
-@pytest.mark.parametrize(("limit", "size", "halvings"), [(3, 6, 1), (2, 6, 2), (1, 6, 2), (1, 3, 1), (1, 2, 1)])
-def test_out_of_memory_a_step_is_taken_in_halves(
-    exact: dict[str, Beginning], make_stepper: MakeStepper, limit: int, size: int, halvings: int
-):
-    roomy, tight = make_stepper(exact["efficient"]), make_stepper(exact["efficient"], size=size)
-    asked = refuse_more_than(tight.tuned, limit)
-
-    one, other = roomy.update(0, RATE), tight.update(0, RATE)
-
-    assert tight.halvings == halvings
-    assert max(asked) > limit
-    assert float(other.loss) == pytest.approx(float(one.loss), rel=1e-6)
-    close(gradients(tight), gradients(roomy))
-    close(weights(tight), weights(roomy))
-
-
-def test_later_steps_stay_halved_and_it_is_said_once(
-    exact: dict[str, Beginning], make_stepper: MakeStepper, capsys: pytest.CaptureFixture[str]
-):
-    stepper = make_stepper(exact["efficient"])
-    asked = refuse_more_than(stepper.tuned, 3)
-
-    for step in range(3):
-        stepper.update(step, RATE)
-
-    assert asked == [6, *[3] * 6]
-    said = capsys.readouterr().err
-    assert said.count("out of memory") == 1
-    assert "step 1: out of memory with 6 images at once; from here on 3" in said
-
-
-def test_one_image_that_does_not_fit_is_an_error_that_says_what_helps(
-    exact: dict[str, Beginning], make_stepper: MakeStepper
-):
-    stepper = make_stepper(exact["efficient"], size=2)
-    before = weights(stepper)
-    refuse_more_than(stepper.tuned, 0)
-
-    with pytest.raises(
-        CaptionCrafterError, match=r"step 5: out of memory with one image at once .*gradient_check"
-    ) as raised:
-        stepper.update(4, RATE)
-
-    assert "More words" not in str(raised.value)
-    assert equal(weights(stepper), before)
-
-
-def test_memory_that_ends_in_the_backward_pass_leaves_no_half_of_a_gradient(
-    exact: dict[str, Beginning], make_stepper: MakeStepper
-):
-    roomy, tight = make_stepper(exact["efficient"], size=2), make_stepper(exact["efficient"], size=2)
-    backwards = []
-
-    def refuse_second(gradient: Tensor) -> None:
-        backwards.append(len(gradient))
-        if len(backwards) == 2:
-            raise torch.OutOfMemoryError("out of memory in backward")
-
-    # Behind the first block: by then the second one has its part of the gradient.
-    first_block = decoder_of(tight.tuned).block[0]
-    first_block.register_forward_hook(lambda block, inputs, outputs: outputs[0].register_hook(refuse_second) and None)
-
-    roomy.update(0, RATE)
-    tight.update(0, RATE)
-
-    assert backwards == [2, 2, *[1] * 6]
-    close(gradients(tight), gradients(roomy))
-
-
-def test_any_other_error_of_a_step_is_not_taken_for_lack_of_memory(dropping: Beginning, make_stepper: MakeStepper):
-    stepper = make_stepper(dropping)
-
-    def fail(*anything: object) -> None:
-        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
-
-    decoder_of(stepper.tuned).register_forward_pre_hook(fail)
-
-    with pytest.raises(RuntimeError, match="mat1 and mat2"):
-        stepper.update(0, RATE)
-    assert stepper.halvings == 0
-
-
-def test_what_torch_says_when_the_system_has_no_memory_is_known():
-    with pytest.raises(RuntimeError) as raised:
-        torch.empty(2**50, dtype=torch.uint8)
-
-    assert is_out_of_memory(raised.value)
-    assert is_out_of_memory(MemoryError())
-    assert not is_out_of_memory(ValueError("can't allocate memory"))
-
-
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_a_step_that_is_not_finite_changes_nothing(dropping: Beginning, make_stepper: MakeStepper, bad: float):
+def test_a_step_that_is_not_finite_changes_nothing(start: Beginning, make_stepper: MakeStepper, bad: float):
     def source(images: Sequence[int], *, step: int) -> Tensor:
-        features = dropping.source(images, step=step).clone()
+        features = start.source(images, step=step).clone()
         if step == 1:
             features[0, 0, 0] = bad
         return features
 
-    stepper = make_stepper(dropping, size=2, source=source)
+    stepper = make_stepper(start, size=2, source=source)
     assert bool(stepper.update(0, RATE).finite)
     before = weights(stepper)
     moments = {
