@@ -52,7 +52,7 @@ def test_ten_different_captions_are_no_collapse():
 
 
 def test_a_long_caption_is_quoted_in_part():
-    (text,) = said_of(System("mine", numbered(20, "word " * 100)))
+    (text,) = said_of(System("mine", numbered(20, " ".join(f"word{number}" for number in range(100)))))
 
     assert len(text) < 250
     assert text.endswith(" …”.")
@@ -64,6 +64,22 @@ def test_empty_captions_raise_the_alarm_once():
     alarms = [text for text, alarming in said_of(System("mine", captions)).items() if alarming]
 
     assert alarms == ["20 captions are empty."]
+
+
+def test_captions_that_repeat_themselves_raise_the_alarm():
+    captions = numbered(40) | {f"{number}.jpg": f"dog {number} and a dog {number} and" for number in range(2)}
+    people = {image: ["a dog runs"] for image in captions}
+
+    alarms = [found.text for found in findings(report_data(System("mine", captions), references=people))[1:]]
+
+    assert alarms == ["5.0 % of the captions say a phrase again; of those by people 0.0 %."]
+
+
+def test_repetition_that_people_show_too_does_not():
+    captions = numbered(40) | {f"{number}.jpg": f"dog {number} and a dog {number} and" for number in range(5)}
+    people = {image: [text] for image, text in captions.items()}
+
+    assert not any(one.alarming for one in findings(report_data(System("mine", captions), references=people)))
 
 
 def test_images_that_were_in_training_raise_the_alarm():

@@ -28,6 +28,9 @@ _COLLAPSED = 0.1
 _FEW_IMAGES = 10
 # Among a few images a tenth is one or two, which says nothing.
 _FEW_TIMES = 3
+# People hardly ever say a phrase again in a caption; where their task makes them, it takes more than theirs to tell.
+_REPETITIVE = 0.05
+_MORE_THAN_PEOPLE = 3
 _QUOTED_LETTERS = 120
 _NAMED_IMAGES = 3
 
@@ -63,15 +66,16 @@ def findings(data: ReportData) -> list[Finding]:
     others = [
         Finding(f"{system.name}: {_lowered(found.text)}", alarming=True)
         for system in data.systems[1:]
-        for found in _of(system)
+        for found in _of(system, data.people)
         if found.alarming
     ]
-    return _of(data.subject) + others
+    return _of(data.subject, data.people) + others
 
 
-def _of(system: System) -> list[Finding]:
+def _of(system: System, people: Sequence[str]) -> list[Finding]:
     looked_for = (_in_training, _partial, _grounding, _collapse, _empty)
-    return [found for look in looked_for if (found := look(system))]
+    found = [found for look in looked_for if (found := look(system))]
+    return found + [again for again in [_repetition(system, people)] if again]
 
 
 def sentences(scores: Mapping[str, Any]) -> list[str]:
@@ -172,6 +176,18 @@ def _collapse(system: System) -> Finding | None:
         f"{different:,} of {len(captions):,} captions are different texts; the commonest is given {_times(count)}.",
         alarming=False,
     )
+
+
+def _repetition(system: System, people: Sequence[str]) -> Finding | None:
+    """Whether many captions repeat themselves, many more than people's of the same images."""
+    captions = list(system.predictions.values())
+    if len(captions) < _FEW_IMAGES:
+        return None
+    said, usual = share_of(captions, repeats_a_phrase), share_of(people, repeats_a_phrase)
+    if said < max(_REPETITIVE, _MORE_THAN_PEOPLE * usual):
+        return None
+    beside = f"; of those by people {share(usual)}" if people else ""
+    return Finding(f"{share(said)} of the captions say a phrase again{beside}.", alarming=True)
 
 
 def _quoted(caption: str) -> str:
