@@ -11,13 +11,19 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from captioncrafter import events, runs
+from captioncrafter import runs
 from captioncrafter.errors import CheckpointError, closest
 from captioncrafter.model import weights
+from captioncrafter.model.hub import fetch
+from captioncrafter.model.mending import IMAGE_TOKEN, mend
 from captioncrafter.model.stock import Processor
 
-IMAGE_TOKEN = "<image>"
-_HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt"]
+_OTHER_KINDS = {
+    "instructblip": "an InstructBLIP, whose Q-Former reads the prompt too: another model class, with features that "
+    "depend on the prompt. Its BLIP-2 is Salesforce/blip2-flan-t5-xl",
+    "blip": "a BLIP, the smaller predecessor. Its successors are Salesforce/blip2-flan-t5-xl and others",
+}
+"""Kinds of checkpoints that are taken for a BLIP-2 by their name, and what to take instead."""
 
 
 @dataclass(frozen=True)
@@ -65,47 +71,12 @@ def find(name: str, revision: str | None = None, *, only_config: bool = False) -
                 f'"{name}" is neither a folder, nor a hub name like Salesforce/blip2-flan-t5-xl, nor a bundled '
                 f"checkpoint ({', '.join(bundled())}).{closest(name, bundled())}"
             )
-        folder = fetch(name, revision, only_config=only_config)
+        # Alone first: another kind of model is told before gigabytes of it were fetched.
+        folder = fetch(name, revision, only_config=True)
     _check_is_blip2(name, folder)
+    if on_hub and not only_config:
+        folder = fetch(name, revision)
     return Checkpoint(name, revision if on_hub else None, folder, on_hub)
-
-
-def fetch(name: str, revision: str | None, *, option: str = "model.base", only_config: bool = False) -> Path:
-    """The folder in the hub cache with the small files and safetensors of a hub repository, fetched when not there yet.
-
-    With `only_config`, nothing but its `config.json` is. Raises `CheckpointError` saying what is missing and how to get
-    it; `option` takes a folder instead.
-    """
-    from huggingface_hub import errors as hub
-    from huggingface_hub import hf_hub_download, snapshot_download
-
-    try:
-        if only_config:
-            return Path(hf_hub_download(name, "config.json", revision=revision)).parent
-        return Path(snapshot_download(name, revision=revision, allow_patterns=_HUB_FILES))
-    except hub.GatedRepoError:
-        raise CheckpointError(
-            f"{name}: the repository is gated. Accept its terms on the hub, then `hf auth login`."
-        ) from None
-    except hub.RevisionNotFoundError:
-        raise CheckpointError(f"{name}: the hub has no revision {revision}. Leave it out to take the newest.") from None
-    except hub.RepositoryNotFoundError:
-        raise CheckpointError(
-            f"{name}: the hub has no such repository, or it is private. Check the name, or `hf auth login`."
-        ) from None
-    except hub.HFValidationError as error:
-        raise CheckpointError(f"{name}: not a hub name ({error}).") from None
-    except (
-        hub.LocalEntryNotFoundError,
-        hub.OfflineModeIsEnabled,
-        hub.HfHubHTTPError,
-        getattr(hub, "HTTPError", OSError),  # httpx's or httpx2's, as this hub client uses
-        OSError,
-    ) as error:
-        raise CheckpointError(
-            f"{name}: not in the hub cache, and fetching it failed ({type(error).__name__}). Connect to the network "
-            f"and try again: what was fetched is kept. Or give the folder of a copy as {option}."
-        ) from error
 
 
 def _check_is_blip2(name: str, folder: Path) -> None:
@@ -119,17 +90,23 @@ def _check_is_blip2(name: str, folder: Path) -> None:
     except (json.JSONDecodeError, UnicodeDecodeError, AttributeError) as error:
         raise CheckpointError(f"{config}: not a JSON object ({error}). Fetch it again.") from None
     if kind != "blip-2":
+        other = _OTHER_KINDS.get(kind)
         raise CheckpointError(
             f'{name}: its config.json says model_type "{kind}"; CaptionCrafter tunes "blip-2" models.'
+            + (f" This is {other}." if other else "")
         )
 
 
 def load_processor(checkpoint: Checkpoint) -> Processor:
-    """The checkpoint's own processor.
+    """The checkpoint's own processor; what an old copy lacks is mended, and a line says so.
 
-    Old copies lack `num_query_tokens` (transformers#34223); it is filled in from the model's configuration, and a
-    line says so. Raises `CheckpointError` when `<image>` is another id there than in the model's configuration.
+    Raises `CheckpointError` when it cannot be read, or does not fit the model's configuration.
     """
+    return load_small_parts(checkpoint)[1]
+
+
+def load_small_parts(checkpoint: Checkpoint) -> tuple[Any, Processor]:
+    """The checkpoint's `Blip2Config` and its processor, mended together; raises as `load_processor` does."""
     from transformers import Blip2Processor
 
     config = load_config(checkpoint)
@@ -142,16 +119,8 @@ def load_processor(checkpoint: Checkpoint) -> Processor:
             f"tokenizer files belong beside config.json in {checkpoint.folder}."
         ) from error
     assert isinstance(processor, Blip2Processor)
-    if processor.num_query_tokens is None:
-        processor.num_query_tokens = config.num_query_tokens
-        events.say(f"{checkpoint.name}: an old copy whose processor has no num_query_tokens; using the model's.")
-    expected, found = config.image_token_index, image_token_id(processor)
-    if processor.num_query_tokens != config.num_query_tokens or (expected is not None and expected != found):
-        raise CheckpointError(
-            f"{checkpoint.name}: processor and model disagree (queries {processor.num_query_tokens} and "
-            f"{config.num_query_tokens}; {IMAGE_TOKEN} is id {found} and {expected}). Take both from one source."
-        )
-    return processor
+    mend(config, processor, name=checkpoint.name, folder=checkpoint.folder)
+    return config, processor
 
 
 def image_token_id(processor: Processor) -> int:
@@ -160,7 +129,7 @@ def image_token_id(processor: Processor) -> int:
 
 
 def load_config(checkpoint: Checkpoint) -> Any:
-    """The checkpoint's `Blip2Config`; raises `CheckpointError` when it cannot be used."""
+    """The checkpoint's `Blip2Config` as its file has it; raises `CheckpointError` when it cannot be used."""
     from huggingface_hub.errors import StrictDataclassError
     from transformers import Blip2Config
 

@@ -11,12 +11,12 @@ from typing import Any
 
 import torch
 
-from captioncrafter import events
 from captioncrafter.errors import CheckpointError
 from captioncrafter.model import weights
-from captioncrafter.model.checkpoint import Checkpoint, image_token_id, load_config, load_processor, quiet_transformers
+from captioncrafter.model.checkpoint import Checkpoint, load_config, load_small_parts, quiet_transformers
 from captioncrafter.model.cut import is_decoder_only
 from captioncrafter.model.hardware import Arithmetic
+from captioncrafter.model.integrity import check_hashes
 from captioncrafter.model.stock import Blip2
 
 _HEAD = "language_model.lm_head.weight"
@@ -44,7 +44,11 @@ def load_model(
 
     _quiet_bitsandbytes()
     stored = weights.stored_tensors(checkpoint.folder)
-    config = _complete_config(checkpoint)
+    check_hashes(sorted({tensor.file for tensor in stored.values()}), checkpoint.name)
+    config = load_config(checkpoint)
+    if config.image_token_index is None:
+        # Without the id, the stock forward cannot tell where the image goes; the tokenizer has it.
+        config = load_small_parts(checkpoint)[0]
     device_map = _device_map(config, device, parts)
     try:
         with quiet_transformers(), warnings.catch_warnings():
@@ -69,9 +73,10 @@ def load_model(
     mismatched = (f"{name} {tuple(found)} for {tuple(wanted)}" for name, found, wanted in report["mismatched_keys"])
     missing = sorted({*report["missing_keys"], *mismatched, *_tied_for_lack_of(config, stored)})
     if missing := [name for name in missing if parts is None or _is_in(name, parts)]:
+        found = stored.get(missing[0].split(" ")[0])
         raise CheckpointError(
-            f"{checkpoint.name}: {len(missing)} weights are missing or of another shape, {missing[0]} first: "
-            "the checkpoint does not fit its config.json."
+            f"{checkpoint.name}: {len(missing)} weights are missing or of another shape, {missing[0]} first"
+            f"{f' (in {found.file})' if found else ''}: the checkpoint does not fit its config.json."
         )
     _without_hooks(model)
     _without_packing(model)
@@ -91,17 +96,6 @@ def _quiet_bitsandbytes() -> None:
     logger = logging.getLogger("bitsandbytes")
     if logger.level == logging.NOTSET:
         logger.setLevel(logging.ERROR)
-
-
-def _complete_config(checkpoint: Checkpoint) -> Any:
-    config = load_config(checkpoint)
-    if config.image_token_index is None:
-        # An old copy (transformers#34223): without the id, the stock forward cannot tell where the image goes.
-        config.image_token_index = image_token_id(load_processor(checkpoint))
-        events.say(
-            f"{checkpoint.name}: an old copy whose configuration has no image_token_index; using the processor's."
-        )
-    return config
 
 
 def _quantisation(arithmetic: Arithmetic, device_map: dict[str, Any]) -> Any:

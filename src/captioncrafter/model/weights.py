@@ -14,6 +14,7 @@ import xxhash
 
 from captioncrafter.errors import CheckpointError
 
+_WHOLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _LENGTH_BYTES = 8
 _SAMPLE_BYTES = 4096
 
@@ -31,24 +32,62 @@ class StoredTensor:
 
 
 def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
-    """Every tensor of every `*.safetensors` file in `folder`, by name.
+    """Every tensor of the checkpoint in `folder`, by name: of `model.safetensors`, else of the shards its index names.
 
-    Raises `CheckpointError` when there is no such file, or when one is truncated or not safetensors.
+    Only headers are read. Raises `CheckpointError` naming the file that is missing, truncated, not safetensors, or
+    without a tensor that the index places in it.
     """
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
+    whole, index = folder / _WHOLE, folder / _INDEX
+    if whole.is_file():
+        return {tensor.name: tensor for tensor in read_header(whole)}
+    if not index.is_file():
         raise CheckpointError(_no_weights(folder))
-    return {tensor.name: tensor for file in files for tensor in read_header(file)}
+    promised = _promised_by(index)
+    for shard, names in promised.items():
+        if not (folder / shard).is_file():
+            raise CheckpointError(
+                f"{folder / shard}: missing, and {len(names)} of the weights that {_INDEX} names lie there. Fetch it "
+                "again: for a hub name run the command again with a network, for a folder copy this file."
+            )
+    stored = {tensor.name: tensor for shard in promised for tensor in read_header(folder / shard)}
+    for shard, names in promised.items():
+        strange = [name for name in names if name not in stored or stored[name].file.name != shard]
+        if strange:
+            raise CheckpointError(
+                f"{folder / shard}: {len(strange)} of the weights that {_INDEX} places there are not in it, "
+                f"{strange[0]} first: it is another file than it should be. Fetch it again."
+            )
+    return stored
+
+
+def _promised_by(index: Path) -> dict[str, list[str]]:
+    """Names of the tensors in each shard, in order, as an index has them; no shard lies outside of its folder."""
+    try:
+        placed = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        shards: dict[str, list[str]] = {shard: [] for shard in sorted(set(placed.values()))}
+        for name, shard in placed.items():
+            shards[shard].append(name)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise CheckpointError(f"{index}: damaged: no JSON object with a weight_map. Fetch it again.") from None
+    if not shards or any(Path(shard).name != shard or not shard.endswith(".safetensors") for shard in shards):
+        raise CheckpointError(f"{index}: it must name *.safetensors files beside it, and some. Fetch it again.")
+    return shards
 
 
 def _no_weights(folder: Path) -> str:
+    parts = sorted(path.name for path in folder.glob("*-of-*.safetensors"))
+    if parts:
+        return f"{folder}: {parts[0]} is there, but {_INDEX}, which tells the parts, is not. Fetch it again."
+    lost = sorted(path.name for path in folder.glob("*.safetensors") if not path.exists())
+    if lost:
+        return f"{folder / lost[0]}: a link to a file that is gone. Fetch it again."
     pickles = sorted(path.name for path in folder.glob("*.bin"))
     if pickles:
         return (
             f"{folder}: the weights are only there as {pickles[0]}, a pickle file, which can run code when opened. "
             "Load and save it once with transformers' save_pretrained, which writes safetensors, then use that folder."
         )
-    return f"{folder}: no *.safetensors file. Is the download complete?"
+    return f"{folder}: no {_WHOLE}, whole or in parts. Is the download complete?"
 
 
 def read_header(file: Path) -> list[StoredTensor]:

@@ -1,0 +1,114 @@
+"""Repositories of the Hugging Face hub, or of a mirror of it: fetched into the hub cache, or refused with the way out.
+
+All is done by the stock client, so its variables hold: HF_ENDPOINT, HF_HOME, HF_HUB_OFFLINE, HF_TOKEN.
+"""
+
+from pathlib import Path
+from typing import Any, NoReturn
+
+from captioncrafter.errors import CheckpointError
+
+_FILES = ["*.json", "*.safetensors", "*.model", "*.txt"]
+
+
+def fetch(name: str, revision: str | None, *, option: str = "model.base", only_config: bool = False) -> Path:
+    """The folder in the hub cache with the small files and safetensors of a hub repository, fetched when not there yet.
+
+    With `only_config`, nothing but its `config.json` is. Raises `CheckpointError` saying what is missing and how to get
+    it; `option` takes a folder instead.
+    """
+    from huggingface_hub import errors, hf_hub_download, snapshot_download
+
+    network = (getattr(errors, "HTTPError", OSError), OSError)  # httpx's or httpx2's, as this hub client uses
+    try:
+        if only_config:
+            return Path(hf_hub_download(name, "config.json", revision=revision)).parent
+        folder = Path(snapshot_download(name, revision=revision, allow_patterns=_FILES))
+    except errors.HFValidationError as error:
+        raise CheckpointError(f"{name}: not a hub name ({_first_line(error)}).") from None
+    except network as error:
+        _explain(error, name, revision, option)
+    if not any(file.name.endswith((".safetensors", ".safetensors.index.json")) for file in folder.iterdir()):
+        raise CheckpointError(_without_weights(name, revision, option))
+    return folder
+
+
+def where() -> str:
+    """The hub as messages name it: by its address where HF_ENDPOINT names another."""
+    from huggingface_hub import constants
+
+    usual = constants.ENDPOINT == "https://huggingface.co"
+    return "the hub" if usual else f"the hub at {constants.ENDPOINT} (HF_ENDPOINT)"
+
+
+def _explain(error: Any, name: str, revision: str | None, option: str) -> NoReturn:
+    """Raises the `CheckpointError` that tells what `error` of the hub's client means for a user."""
+    from huggingface_hub import constants, errors
+
+    if isinstance(error, errors.GatedRepoError):
+        raise CheckpointError(
+            f"{name}: the repository is gated. Accept its terms on {where()}, then `hf auth login`."
+        ) from None
+    if isinstance(error, errors.RevisionNotFoundError):
+        raise CheckpointError(
+            f"{name}: {where()} has no revision {revision}. Leave it out to take the newest."
+        ) from None
+    if isinstance(error, errors.RepositoryNotFoundError):
+        raise CheckpointError(
+            f"{name}: {where()} has no such repository, or it is private. Check the name, or `hf auth login`."
+        ) from None
+    if isinstance(error, errors.RemoteEntryNotFoundError):
+        raise CheckpointError(f"{name}: no config.json on {where()}: not a Hugging Face checkpoint.") from None
+    lacking = "only partly" if _is_begun(error) else "not"
+    elsewhere = f"Or give the folder of a copy as {option}."
+    if constants.HF_HUB_OFFLINE:
+        raise CheckpointError(
+            f"{name}: {lacking} in the hub cache ({constants.HF_HUB_CACHE}), and HF_HUB_OFFLINE is set. Connect to the "
+            f"network and unset it, or copy the hub cache of a machine that has the model. {elsewhere}"
+        ) from error
+    raise CheckpointError(
+        f"{name}: {lacking} in the hub cache, and fetching it from {where()} failed ({_reason(error)}). Connect to the "
+        f"network and try again: files that are whole already are kept. {elsewhere}"
+    ) from error
+
+
+def _is_begun(error: Exception) -> bool:
+    """Whether some files are in the cache; clients before 2.0 cannot tell."""
+    from huggingface_hub import errors
+
+    return isinstance(error, getattr(errors, "IncompleteSnapshotError", ()))
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of what lies at the bottom: the client wraps what the network said."""
+    while isinstance(error.__cause__, Exception):
+        error = error.__cause__
+    return f"{type(error).__name__}: {_first_line(error)}"
+
+
+def _without_weights(name: str, revision: str | None, option: str) -> str:
+    from huggingface_hub import HfApi, constants, errors
+
+    files: list[str] = []
+    if not constants.HF_HUB_OFFLINE:
+        try:
+            files = HfApi().list_repo_files(name, revision=revision)
+        except (getattr(errors, "HTTPError", OSError), OSError) as error:
+            _explain(error, name, revision, option)
+    pickles = [file for file in files if file.endswith((".bin", ".pt", ".pth"))]
+    if pickles:
+        return (
+            f"{name}: the hub has its weights only as {pickles[0]}, a pickle file, which can run code when opened; it "
+            "was not fetched. Name a revision that has safetensors. Or, where you trust it, load and save it once with "
+            f"transformers' save_pretrained, which writes safetensors, and give that folder as {option}."
+        )
+    if files:
+        return f"{name}: no *.safetensors file on {where()}: not the weights of a model."
+    return (
+        f"{name}: its weights are not in the hub cache ({constants.HF_HUB_CACHE}), and HF_HUB_OFFLINE is set. Connect "
+        f"to the network and unset it. Or give the folder of a copy as {option}."
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
