@@ -99,6 +99,13 @@ def newest_good(folder: Path, *, with_best: bool = False) -> Path | None:
     return None
 
 
+def faults(folder: Path) -> dict[Path, str | None]:
+    """What is wrong with each checkpoint under `folder`, newest first, and with the copy of the best; None: nothing."""
+    found = {path: _fault(path) for path in _newest_first(folder)}
+    copy = folder / _BEST
+    return found | ({copy: _fault(copy, (_WEIGHTS,))} if copy.is_dir() else {})
+
+
 def restore(path: Path, parameters: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> Progress:
     """Puts the checkpoint's weights and optimizer state in place; gives its progress.
 
@@ -197,7 +204,7 @@ def _fault(path: Path, needed: tuple[str, ...] = (_WEIGHTS, _OPTIMIZER)) -> str 
         for name in needed:
             if _hash(path / name) != state["hashes"][name]:
                 return f"{name} is not as it was written"
-    except (OSError, KeyError, json.JSONDecodeError, UnicodeDecodeError, SafetensorError) as error:
+    except (OSError, KeyError, TypeError, AttributeError, ValueError, SafetensorError) as error:
         return f"not whole ({error})"
     return None
 
