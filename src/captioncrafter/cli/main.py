@@ -12,7 +12,7 @@ import signal
 import sys
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Annotated, Any, TypeVar
 
@@ -21,8 +21,8 @@ from pydantic import ValidationError
 from tyro.conf import subcommand
 
 from captioncrafter import __version__, events, recipe
-from captioncrafter.cli import verbs
-from captioncrafter.cli.commands import Caption, Compare, Evaluate, Plan, Prepare, Quickstart, Report, Train
+from captioncrafter.cli import diagnosis, verbs
+from captioncrafter.cli.commands import Caption, Compare, Doctor, Evaluate, Plan, Prepare, Quickstart, Report, Train
 from captioncrafter.errors import CaptionCrafterError, InputError
 
 _OUT_OF_MEMORY = (
@@ -133,26 +133,23 @@ def _commands(train: Train, plan: Plan) -> Any:
         Annotated[Compare, subcommand("compare")],
         Annotated[Caption, subcommand("caption")],
         Annotated[Report, subcommand("report")],
+        Annotated[Doctor, subcommand("doctor")],
     )
     return functools.reduce(operator.or_, commands)
 
 
+_VERBS: dict[type, Callable[[Any], int]] = {
+    Quickstart: verbs.quickstart,
+    Prepare: verbs.prepare,
+    Train: verbs.train,
+    Plan: verbs.plan,
+    Evaluate: verbs.evaluate,
+    Compare: verbs.compare,
+    Caption: verbs.caption,
+    Report: verbs.report,
+    Doctor: diagnosis.doctor,
+}
+
+
 def _run(command: Any) -> int:
-    match command:
-        case Quickstart():
-            return verbs.quickstart(command)
-        case Prepare():
-            return verbs.prepare(command)
-        case Train():
-            return verbs.train(command)
-        case Plan():
-            return verbs.plan(command)
-        case Evaluate():
-            return verbs.evaluate(command)
-        case Compare():
-            return verbs.compare(command)
-        case Caption():
-            return verbs.caption(command)
-        case Report():
-            return verbs.report(command)
-    raise AssertionError(command)
+    return _VERBS[type(command)](command)

@@ -1,0 +1,97 @@
+"""A file of captions: predictions or references, as JSON lines or COCO's JSON."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from captioncrafter import runs
+from captioncrafter.data.caption_files import read_predictions, read_references
+from captioncrafter.errors import DataError
+from captioncrafter.stages.ailments.captions import LINE_ENDS, Captioned, default_limit, examine_captions
+from captioncrafter.stages.ailments.documents import keep, may_change
+from captioncrafter.stages.ailments.finding import BROKEN, Record
+
+_MEND = 'Correct the file: JSON lines {"image_id": …, "caption": …} or {"image_id": …, "captions": […]}, or COCO\'s.'
+
+
+def examine_caption_file(record: Record, path: Path) -> None:
+    """Whether predictions or references can be scored, and what in them would trip coco-caption."""
+    try:
+        captions = _read(record, path)
+    except (DataError, *BROKEN) as error:
+        record.error("caption-file", path, str(error).removeprefix(f"{path}: ").removeprefix(f"{path}, "), _MEND)
+        return
+    record.facts["images"] = len(captions)
+    record.facts["captions"] = sum(map(len, captions.values()))
+    rows = {"test": [Captioned(image, texts) for image, texts in captions.items()]}
+    if record.facts["holds"] == "references":
+        examine_captions(record, path, rows, limit=default_limit())
+    else:
+        _examine_predictions(record, path, captions)
+    _offer_repair(record, path)
+
+
+def _read(record: Record, path: Path) -> dict[str, list[str]]:
+    """Predictions, where each row has one `caption` and each image one row; else references."""
+    try:
+        found = {image: [text] for image, text in read_predictions(path).items()}
+        record.facts["holds"] = "predictions"
+    except DataError:
+        found = read_references(path)
+        record.facts["holds"] = "references"
+    return found
+
+
+def _examine_predictions(record: Record, path: Path, captions: dict[str, list[str]]) -> None:
+    empty = [image for image, (text,) in captions.items() if not text.strip()]
+    if empty:
+        record.warning(
+            "empty-captions", path, f"{len(empty)} predictions are empty", "Caption these images.", details=tuple(empty)
+        )
+    odd = [image for image, (text,) in captions.items() if any(sign in text for sign in LINE_ENDS)]
+    if odd:
+        record.warning(
+            "line-separators",
+            path,
+            f"{len(odd)} predictions hold a line separator: coco-caption would score every later one against the "
+            "wrong image. Here they are spaces",
+            "Replace them by spaces before another program scores them.",
+            details=tuple(odd),
+        )
+
+
+def _offer_repair(record: Record, path: Path) -> None:
+    """Line separators become spaces: that is what they stand for, and the old file is kept."""
+    if not may_change(path):
+        return
+    for number, finding in enumerate(record.findings):
+        if finding.ailment == "line-separators" and finding.repair is None:
+            record.findings[number] = replace(finding, repair=_spaces(path))
+
+
+def _spaces(path: Path) -> Callable[[], str]:
+    def repair() -> str:
+        text = path.read_text(encoding="utf-8-sig")
+        kept = keep(path)
+        runs.write_text(path, _without_line_ends(text))
+        return f"line separators inside captions are spaces now{kept}"
+
+    return repair
+
+
+def _without_line_ends(text: str) -> str:
+    """Signs that JSON allows inside a string as they are, and those that it spells with a backslash."""
+    for sign in LINE_ENDS:
+        if sign not in "\n\r":
+            text = text.replace(sign, " ")
+        escaped = {"\n": "\\n", "\r": "\\r", "\x0c": "\\f"}.get(sign)
+        spellings = {f"\\u{ord(sign):04x}", f"\\u{ord(sign):04X}", *([escaped] if escaped else [])}
+        for spelling in spellings:
+            text = _replaced(text, spelling)
+    return text
+
+
+def _replaced(text: str, spelling: str) -> str:
+    """Replaces an escape, but not one whose backslash is itself escaped."""
+    parts = text.split("\\\\")
+    return "\\\\".join(part.replace(spelling, " ") for part in parts)
