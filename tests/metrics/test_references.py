@@ -1,6 +1,5 @@
 """Captions by people, and what scores need of them."""
 
-import math
 
 import pytest
 
@@ -36,16 +35,6 @@ def test_document_frequencies_count_images_not_captions():
     frequencies = references.own_document_frequencies
 
     assert (frequencies["dog",], frequencies["a",], frequencies["the", "dog"]) == (1, 2, 1)
-
-
-def test_a_vector_weighs_by_rarity_and_measures_length_in_bigrams():
-    references = References({"1": ["red dog"], "2": ["red cat"]})
-
-    vector = references.vectors["1"][0]
-
-    assert vector.weights == pytest.approx({("red",): 0, ("dog",): math.log(2), ("red", "dog"): math.log(2)})
-    assert vector.norms == pytest.approx((math.log(2), math.log(2), 0, 0))
-    assert vector.length == 1
 
 
 def test_the_captions_are_tokenized_once():

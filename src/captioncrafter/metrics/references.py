@@ -1,13 +1,11 @@
 """The captions people wrote, with everything about them that scores need, worked out once.
 
-A validation during training scores the same references again and again; tokens, n-gram counts, document frequencies
-and TF-IDF vectors stay, and only the predictions are new.
+A validation during training scores the same references again and again; tokens, n-gram counts and document frequencies
+stay, and only the predictions are new.
 """
 
-import math
 from collections import Counter, OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
 
@@ -15,20 +13,8 @@ import xxhash
 
 from captioncrafter.errors import DataError
 from captioncrafter.metrics.java import CaptionScorer
-from captioncrafter.metrics.ngrams import MAX_ORDER, NGram, count_ngrams
+from captioncrafter.metrics.ngrams import NGram, count_ngrams
 from captioncrafter.metrics.tokenizer import tokenize
-
-
-@dataclass(frozen=True)
-class TfIdf:
-    """A caption as CIDEr sees it: weight of each n-gram, norm for each order, and the length its penalty uses.
-
-    That length counts bigrams, not words: so does coco-caption's `cider_scorer`.
-    """
-
-    weights: dict[NGram, float]
-    norms: tuple[float, ...]
-    length: int
 
 
 class References:
@@ -47,7 +33,7 @@ class References:
     ) -> "References":
         """The same object for the same content: what one evaluation worked out serves the next in this process.
 
-        The two used last are kept: those of 1,000 images with five captions take some 60 MB.
+        The two used last are kept: those of 1,000 images with five captions take some 50 MB.
         """
         fresh = cls(captions, document_frequencies=document_frequencies)
         key = fresh.fingerprint, None if document_frequencies is None else document_frequencies.fingerprint
@@ -125,26 +111,6 @@ class References:
     def own_document_frequencies(self) -> Counter[NGram]:
         """In how many images' captions each n-gram stands."""
         return Counter(ngram for most in self.most_ngrams.values() for ngram in most)
-
-    @cached_property
-    def vectors(self) -> dict[str, tuple[TfIdf, ...]]:
-        """The TF-IDF vectors of each caption."""
-        return {image: tuple(map(self.vector, counts)) for image, counts in self.ngrams.items()}
-
-    def vector(self, counts: Counter[NGram]) -> TfIdf:
-        """The TF-IDF vector of n-gram counts under these references' document frequencies."""
-        corpus = self.corpus
-        frequency, log_images = corpus.own_document_frequencies, math.log(float(len(corpus)))
-        weights: dict[NGram, float] = {}
-        squares = [0.0] * MAX_ORDER
-        length = 0
-        for ngram, count in counts.items():
-            weight = count * (log_images - math.log(max(1.0, frequency.get(ngram, 0))))
-            weights[ngram] = weight
-            squares[len(ngram) - 1] += weight**2
-            if len(ngram) == 2:
-                length += count
-        return TfIdf(weights, tuple(map(math.sqrt, squares)), length)
 
     @property
     def corpus(self) -> "References":
