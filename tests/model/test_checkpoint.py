@@ -82,7 +82,6 @@ def test_of_a_hub_name_the_configuration_alone_is_enough_where_no_more_is_asked_
     (cached / "refs").mkdir()
     (cached / "refs" / "main").write_text("0123abc")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr("huggingface_hub.snapshot_download", None)
 
     found = checkpoint.find("some/base", only_config=True)
 

@@ -1,4 +1,4 @@
-"""Weights in parts, as the hub keeps them: the file that is missing, damaged or another one is named before any work."""
+"""Weights in parts, as the hub keeps them: the file that is missing, damaged or another one is named first."""
 
 import json
 from pathlib import Path

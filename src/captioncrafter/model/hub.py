@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 
 from captioncrafter.errors import CheckpointError
 
+_CONFIG = "config.json"
 _FILES = ["*.json", "*.safetensors", "*.model", "*.txt"]
 
 
@@ -17,20 +18,26 @@ def fetch(name: str, revision: str | None, *, option: str = "model.base", only_c
     With `only_config`, nothing but its `config.json` is. Raises `CheckpointError` saying what is missing and how to get
     it; `option` takes a folder instead.
     """
-    from huggingface_hub import errors, hf_hub_download, snapshot_download
+    from huggingface_hub import errors, snapshot_download
 
     network = (getattr(errors, "HTTPError", OSError), OSError)  # httpx's or httpx2's, as this hub client uses
     try:
-        if only_config:
-            return Path(hf_hub_download(name, "config.json", revision=revision)).parent
-        folder = Path(snapshot_download(name, revision=revision, allow_patterns=_FILES))
+        # For the configuration too: hf_hub_download keeps trying for 20 seconds before it says that nobody answers.
+        wanted = [_CONFIG] if only_config else _FILES
+        folder = Path(snapshot_download(name, revision=revision, allow_patterns=wanted))
     except errors.HFValidationError as error:
         raise CheckpointError(f"{name}: not a hub name ({_first_line(error)}).") from None
     except network as error:
         _explain(error, name, revision, option)
-    if not any(file.name.endswith((".safetensors", ".safetensors.index.json")) for file in folder.iterdir()):
+    if only_config and not (folder / _CONFIG).is_file():
+        raise CheckpointError(f"{name}: no {_CONFIG} on {where()}: not a Hugging Face checkpoint.")
+    if not only_config and not any(_is_of_weights(file.name) for file in folder.iterdir()):
         raise CheckpointError(_without_weights(name, revision, option))
     return folder
+
+
+def _is_of_weights(name: str) -> bool:
+    return name.endswith((".safetensors", ".safetensors.index.json"))
 
 
 def where() -> str:
@@ -57,8 +64,6 @@ def _explain(error: Any, name: str, revision: str | None, option: str) -> NoRetu
         raise CheckpointError(
             f"{name}: {where()} has no such repository, or it is private. Check the name, or `hf auth login`."
         ) from None
-    if isinstance(error, errors.RemoteEntryNotFoundError):
-        raise CheckpointError(f"{name}: no config.json on {where()}: not a Hugging Face checkpoint.") from None
     lacking = "only partly" if _is_begun(error) else "not"
     elsewhere = f"Or give the folder of a copy as {option}."
     if constants.HF_HUB_OFFLINE:
