@@ -109,6 +109,23 @@ def refuse(number: int):
     return refused
 
 
+def test_a_system_that_locks_only_what_is_open_for_writing_has_its_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    flock = fcntl.flock
+
+    def as_nfs(descriptor: int, operation: int) -> None:
+        if fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        flock(descriptor, operation)
+
+    monkeypatch.setattr("fcntl.flock", as_nfs)
+
+    with held(tmp_path, ALONE), pytest.raises(InUseError), held(tmp_path, ALONE):
+        pass
+    assert capsys.readouterr().err == ""
+
+
 def test_where_the_system_has_no_locks_that_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
@@ -129,7 +146,7 @@ def test_a_folder_that_can_only_be_read_is_no_failure_yet(tmp_path: Path, monkey
 
 def test_a_full_disk_is_an_error_and_leaves_the_lock_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     with monkeypatch.context() as patched:
-        patched.setattr("os.pwrite", refuse(errno.ENOSPC))
+        patched.setattr("pathlib.Path.write_text", lambda *given, **named: refuse(errno.ENOSPC)())
         with pytest.raises(OSError, match="No space left"), held(tmp_path, ALONE):
             pass
 

@@ -49,10 +49,10 @@ def _taken(folder: Path, at_end: ExitStack) -> str | None:
     for made in [path for path in (*reversed(folder.parents), folder) if not path.exists()]:
         at_end.callback(_attempted, made.rmdir)
     folder.mkdir(parents=True, exist_ok=True)
-    file = folder / LOCK
+    file, access = folder / LOCK, os.O_RDONLY
     while True:
         try:
-            descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+            descriptor = os.open(file, access | os.O_CREAT, 0o666)
         except OSError as error:
             if error.errno in _NOTHING_CAN_BE_WRITTEN:
                 return None  # a finished run may lie there to be read; training would fail at its first file
@@ -63,13 +63,17 @@ def _taken(folder: Path, at_end: ExitStack) -> str | None:
         except BlockingIOError:
             return _named(descriptor)
         except OSError as error:
+            if error.errno == errno.EBADF and access == os.O_RDONLY:
+                # NFS locks only what is open for writing (flock(2)); elsewhere that would be in the way of whoever
+                # makes the disk read-only.
+                access = os.O_RDWR
+                continue
             events.warn(f"{file}: not locked ({error.strerror}): nothing keeps a second training out of the folder.")
             break
         if _is_at(file, descriptor):
             break  # else whoever had it removed the file after it was opened here
     at_end.callback(_attempted, file.unlink)
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, f"{os.getpid()} {socket.gethostname()}".encode(), 0)
+    file.write_text(f"{os.getpid()} {socket.gethostname()}", encoding="utf-8")
     return None
 
 
