@@ -26,6 +26,50 @@ CUTS = [(family, cut) for family in FAMILIES for cut in Cut if (family, cut) != 
 TEXTS = ("a photo of", "question what colour is the dog answer", "")
 END = 1
 
+_XL = {"d_ff": 5120, "d_kv": 64, "d_model": 2048, "num_decoder_layers": 24, "num_heads": 32, "num_layers": 24}
+_XXL = _XL | {"d_ff": 10240, "d_model": 4096, "num_heads": 64}
+_2_7B = {"ffn_dim": 10240, "hidden_size": 2560, "num_attention_heads": 32, "num_hidden_layers": 32}
+_6_7B = _2_7B | {"ffn_dim": 16384, "hidden_size": 4096}
+_T5 = {
+    "model_type": "t5",
+    "vocab_size": 32128,
+    "feed_forward_proj": "gated-gelu",
+    "dense_act_fn": "gelu",
+    "tie_word_embeddings": False,
+    "decoder_start_token_id": 0,
+}
+_OPT = {"model_type": "opt", "vocab_size": 50304, "eos_token_id": 50118}
+PUBLISHED: dict[str, dict[str, Any]] = {
+    "Salesforce/blip2-flan-t5-xl": {"text_config": _T5 | _XL, "image_token_index": 32100},
+    "Salesforce/blip2-flan-t5-xl-coco": {
+        "text_config": _T5 | _XL,
+        "image_token_index": 32100,
+        "vision_config": {"image_size": 364},
+    },
+    "Salesforce/blip2-flan-t5-xxl": {"text_config": _T5 | _XXL, "image_token_index": 32100},
+    "Salesforce/blip2-opt-2.7b": {
+        "text_config": _OPT | _2_7B | {"word_embed_proj_dim": 2560},
+        "image_token_index": 50265,
+    },
+    "Salesforce/blip2-opt-6.7b": {
+        "text_config": _OPT | _6_7B | {"word_embed_proj_dim": 4096},
+        "image_token_index": 50265,
+    },
+}
+"""What the configurations of the family say apart from transformers' defaults.
+
+xl and opt-2.7b as their config.json has it; xxl and opt-6.7b by the dimensions of google/flan-t5-xxl and
+facebook/opt-6.7b; -coco by the 364 pixels at which LAVIS tuned it.
+"""
+
+
+def published_config(name: str) -> Any:
+    """The `Blip2Config` of a model of the family, full size."""
+    from transformers import Blip2Config
+
+    return Blip2Config(**PUBLISHED[name])
+
+
 _EVERYWHERE = r"(?:vision_model|qformer|language_model)\..*"
 _NOT_REACHED = r"(?!qformer\.encoder\.layer\.\d\.(?:intermediate|output)\.)"  # the Q-Former's way for text
 

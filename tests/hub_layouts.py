@@ -75,9 +75,11 @@ class Layout:
     processor_config: bool = True
     attn_autoset: bool = False
     shards: int = 2
+    pixels: int = 32
 
 
 CURRENT = Layout()
+COCO = Layout(pixels=364)
 OF_2023 = Layout(image_token_index=False, num_query_tokens=False, image_token="nowhere", processor_config=False)
 OLD = {
     "of 2023": OF_2023,
@@ -98,12 +100,13 @@ def write_published(folder: Path, layout: Layout = CURRENT, kind: Kind = "t5") -
     folder.mkdir(parents=True)
     _write_json(folder / "config.json", _config(layout, kind))
     _write_json(folder / "generation_config.json", _generation_config(kind))
-    _write_json(folder / "preprocessor_config.json", _PREPROCESSOR)
+    size = {"height": layout.pixels, "width": layout.pixels}
+    _write_json(folder / "preprocessor_config.json", _PREPROCESSOR | {"size": size})
     if layout.processor_config:
         queries = {"num_query_tokens": QUERIES} if layout.num_query_tokens else {}
         _write_json(folder / "processor_config.json", queries | {"processor_class": "Blip2Processor"})
     _write_tokenizer(folder, layout, kind)
-    _write_weights(folder, layout.shards, kind)
+    _write_weights(folder, layout, kind)
     return folder
 
 
@@ -132,7 +135,7 @@ def _config(layout: Layout, kind: Kind) -> dict[str, Any]:
         "torch_dtype": "float32",
         "transformers_version": "4.47.0.dev0",
         "use_decoder_only_language_model": kind == "opt",
-        "vision_config": vision | _VISION_WIDTHS,
+        "vision_config": vision | _VISION_WIDTHS | _grid(layout.pixels),
     }
     if layout.image_token_index:
         config["image_token_index"] = VOCABULARY[kind]
@@ -142,13 +145,16 @@ def _config(layout: Layout, kind: Kind) -> dict[str, Any]:
     return config
 
 
+def _grid(pixels: int) -> dict[str, int]:
+    """As published from 224 pixels on, which 14 divides."""
+    return {"image_size": pixels, "patch_size": 14 if pixels % 14 == 0 else 8}
+
+
 _VISION_WIDTHS = {
     "hidden_size": 32,
     "intermediate_size": 64,
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
-    "image_size": 32,
-    "patch_size": 8,
     "initializer_range": 0.1,
 }
 _QFORMER_WIDTHS = {
@@ -169,7 +175,6 @@ _PREPROCESSOR = {
     "processor_class": "Blip2Processor",
     "resample": 3,
     "rescale_factor": 0.00392156862745098,
-    "size": {"height": 32, "width": 32},
 }
 
 
@@ -241,11 +246,11 @@ def _opt_tokenizer() -> str:
     return tokenizer.to_str()
 
 
-def _write_weights(folder: Path, shards: int, kind: Kind) -> None:
+def _write_weights(folder: Path, layout: Layout, kind: Kind) -> None:
     """One file, or parts with their index, named as on the hub."""
     from safetensors.torch import save_file
 
-    tensors = _tensors(kind)
+    tensors, shards = _tensors(kind, layout.pixels), layout.shards
     if shards == 1:
         save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
         return
@@ -260,12 +265,12 @@ def _write_weights(folder: Path, shards: int, kind: Kind) -> None:
 
 
 @cache
-def _tensors(kind: Kind) -> dict[str, torch.Tensor]:
+def _tensors(kind: Kind, pixels: int) -> dict[str, torch.Tensor]:
     """A random model in float32 by the names it has on the hub; T5's head is its own, OPT's is the embedding."""
     from transformers import Blip2Config, Blip2ForConditionalGeneration
 
     torch.manual_seed(0)
-    model = Blip2ForConditionalGeneration(Blip2Config(**_config(CURRENT, kind)))
+    model = Blip2ForConditionalGeneration(Blip2Config(**_config(Layout(pixels=pixels), kind)))
     tensors = {name: tensor.detach().clone() for name, tensor in model.named_parameters()}
     tensors["query_tokens"].normal_(std=0.5)
     tensors["language_projection.weight"].normal_(std=0.5)

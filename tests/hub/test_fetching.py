@@ -130,7 +130,7 @@ def test_a_name_that_the_hub_does_not_have_is_told_with_the_mirror(hub: Hub, cli
 def test_a_revision_that_the_hub_does_not_have_is_named(hub: Hub, client: Client, published: Path):
     name = on_hub(hub, "some/pinned", published)
 
-    assert "has no revision v9. Leave it out to take the newest." in client.error(name, revision="v9")
+    assert "has no revision v9. The newest is called main." in client.error(name, revision="v9")
 
 
 def test_another_kind_of_model_is_refused_before_its_weights_are_fetched(hub: Hub, client: Client, published: Path):

@@ -58,7 +58,7 @@ def _explain(error: Any, name: str, revision: str | None, option: str) -> NoRetu
         ) from None
     if isinstance(error, errors.RevisionNotFoundError):
         raise CheckpointError(
-            f"{name}: {where()} has no revision {revision}. Leave it out to take the newest."
+            f"{name}: {where()} has no revision {revision}. The newest is called main."
         ) from None
     if isinstance(error, errors.RepositoryNotFoundError):
         raise CheckpointError(

@@ -32,6 +32,12 @@ def mend(config: Any, processor: Processor, *, name: str, folder: Path) -> None:
     if config.image_token_index is None:
         config.image_token_index = token
         lacking.append(f"image_token_index in config.json ({token}, as the tokenizer has it)")
+    _check_fit(config, processor, token, name)
+    if lacking:
+        _say_once(f"{name}: an old copy, mended in memory. It lacks {'; '.join(lacking)}.", folder)
+
+
+def _check_fit(config: Any, processor: Processor, token: int, name: str) -> None:
     if processor.num_query_tokens != config.num_query_tokens or config.image_token_index != token:
         raise CheckpointError(
             f"{name}: processor and model disagree (queries {processor.num_query_tokens} and "
@@ -43,8 +49,15 @@ def mend(config: Any, processor: Processor, *, name: str, folder: Path) -> None:
             f"{name}: {IMAGE_TOKEN} is id {token}, but the language model knows {known} tokens only: the tokenizer "
             "belongs to another model. Take both from one source."
         )
-    if lacking:
-        _say_once(f"{name}: an old copy, mended in memory. It lacks {'; '.join(lacking)}.", folder)
+    pixels = config.vision_config.image_size
+    sides = (pixels, pixels) if isinstance(pixels, int) else tuple(pixels)
+    size = processor.image_processor.size
+    made = (size.get("height"), size.get("width"))
+    if made != sides:
+        raise CheckpointError(
+            f"{name}: its preprocessor makes images of {made[0]} × {made[1]} pixels, and its model takes {sides[0]} × "
+            f"{sides[1]}. Take both from one source."
+        )
 
 
 @cache
