@@ -10,6 +10,7 @@ from captioncrafter.stages.ailments.documents import edit, read_object
 from captioncrafter.stages.ailments.finding import Record
 
 PROCESSOR, PREPROCESSOR, TOKENIZER = "processor_config.json", "preprocessor_config.json", "tokenizer_config.json"
+ADDED = "added_tokens.json"
 _CLASS = "Blip2Processor"
 _MEAN, _STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
@@ -20,16 +21,21 @@ def examine_processor(record: Record, found: Checkpoint, config: Any, again: str
     written = {name: read_object(record, folder / name, mend=again) for name in (PROCESSOR, PREPROCESSOR, TOKENIZER)}
     for name, values in written.items():
         _examine_class(record, folder / name, values, may_edit=may_edit)
-    _examine_queries(record, folder / PROCESSOR, written[PROCESSOR], config, may_edit=may_edit)
-    if record.has("positions"):
+    queries = written[PROCESSOR]
+    if queries is None and written[PREPROCESSOR] is not None and not record.has("damaged-json"):
+        queries = {}  # copies of 2023 have no such file
+    _examine_queries(record, folder / PROCESSOR, queries, config, may_edit=may_edit)
+    _examine_size(record, folder, written, config.vision_config.image_size)
+    if record.has("positions", "image-size"):
         return None
     processor = None
     with record.attempt("processor-unreadable", found.folder, again):
         processor = checkpoint.load_processor(found)
     if processor is None:
         return None
+    _examine_image_token(record, folder, processor, may_edit=may_edit)
     _examine_tokenizer(record, folder, processor, config)
-    _examine_pictures(record, folder, processor, config)
+    _examine_pictures(record, folder, processor)
     return processor
 
 
@@ -50,7 +56,8 @@ def _examine_class(record: Record, file: Path, values: dict[str, Any] | None, *,
 def _examine_queries(record: Record, file: Path, values: dict[str, Any] | None, config: Any, *, may_edit: bool) -> None:
     """`num_query_tokens`: with none, stock transformers writes no image positions, and the image is never seen."""
     queries = values.get("num_query_tokens") if values else None
-    repair = edit(file, num_query_tokens=config.num_query_tokens) if may_edit and values is not None else None
+    named = {"num_query_tokens": config.num_query_tokens, "processor_class": _CLASS}
+    repair = edit(file, **named) if may_edit and values is not None else None
     if values is not None and queries is None:
         record.note(
             "old-layout",
@@ -68,6 +75,21 @@ def _examine_queries(record: Record, file: Path, values: dict[str, Any] | None, 
             f"Set it to {config.num_query_tokens}.",
             repair=repair,
         )
+
+
+def _examine_image_token(record: Record, folder: Path, processor: Processor, *, may_edit: bool) -> None:
+    """Old tokenizers have no piece for an image position; the stock processor adds one behind the last."""
+    files = [folder / name for name in ("tokenizer.json", ADDED, TOKENIZER)]
+    if any(f'"{IMAGE_TOKEN}"' in file.read_text(encoding="utf-8") for file in files if file.is_file()):
+        return
+    image = checkpoint.image_token_id(processor)
+    record.note(
+        "old-layout",
+        folder / ADDED,
+        f"an old copy without {IMAGE_TOKEN} (transformers#42203): added as id {image} each time it is loaded",
+        "--fix writes it down.",
+        repair=edit(folder / ADDED, **{IMAGE_TOKEN: image}) if may_edit else None,
+    )
 
 
 def _examine_tokenizer(record: Record, folder: Path, processor: Processor, config: Any) -> None:
@@ -93,10 +115,28 @@ def _examine_tokenizer(record: Record, folder: Path, processor: Processor, confi
         )
 
 
-def _examine_pictures(record: Record, folder: Path, processor: Processor, config: Any) -> None:
+def _examine_size(record: Record, folder: Path, written: dict[str, dict[str, Any] | None], wanted: int) -> None:
+    """The pixels that pictures are brought to, in the file of old copies or in that of new ones."""
+    for name, values in ((PREPROCESSOR, written[PREPROCESSOR]), (PROCESSOR, written[PROCESSOR])):
+        images = values.get("image_processor", values) if values else None
+        size = images.get("size") if isinstance(images, dict) else None
+        if isinstance(size, dict) and {"height", "width"} <= size.keys():
+            break
+    else:
+        return
+    if (size["height"], size["width"]) != (wanted, wanted):
+        record.error(
+            "image-size",
+            folder / name,
+            f"pictures become {size['height']}x{size['width']}, and the vision transformer takes {wanted}x{wanted}",
+            f"Set size to {wanted} x {wanted}, or take the processor files of this checkpoint.",
+        )
+
+
+def _examine_pictures(record: Record, folder: Path, processor: Processor) -> None:
     images = processor.image_processor
     kind = type(images).__name__
-    size, wanted = dict(getattr(images, "size", None) or {}), config.vision_config.image_size
+    size = dict(getattr(images, "size", None) or {})
     record.facts["pictures"] = f"{size.get('height')}x{size.get('width')} by {kind}"
     if not kind.startswith("Blip"):
         record.warning(
@@ -104,14 +144,6 @@ def _examine_pictures(record: Record, folder: Path, processor: Processor, config
             folder,
             f"{kind} prepares the pictures; BLIP-2 was trained with BlipImageProcessor (squashed, not cropped)",
             f'Set image_processor_type to "BlipImageProcessor" in {PREPROCESSOR}.',
-        )
-    if (size.get("height"), size.get("width")) != (wanted, wanted):
-        record.error(
-            "image-size",
-            folder,
-            f"pictures become {size.get('height')}x{size.get('width')}, and the vision transformer takes "
-            f"{wanted}x{wanted}",
-            f"Set size to {wanted} x {wanted}, or take the processor files of this checkpoint.",
         )
     mean, std = getattr(images, "image_mean", None), getattr(images, "image_std", None)
     if not (_near(mean, _MEAN) and _near(std, _STD)):
