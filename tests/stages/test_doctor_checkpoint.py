@@ -291,11 +291,11 @@ def test_a_tokenizer_of_another_model_is_found(copy: Path):
 
 
 @pytest.mark.parametrize("file", ["config.json", "processor_config.json", "tokenizer.json", "generation_config.json"])
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe", b"null", b'{"model_type": "blip-2"}'])
-def test_no_damage_to_a_small_file_is_a_traceback(copy: Path, file: str, content: bytes):
+@pytest.mark.parametrize("content", [b"", b"[]", b"\xff\xfe"])
+def test_damage_to_a_small_file_is_found(copy: Path, file: str, content: bytes):
     (copy / file).write_bytes(content)
 
-    ailments(copy)
+    assert troubles(copy)
 
 
 @pytest.mark.parametrize("file", ["config.json", "processor_config.json", "tokenizer.json"])

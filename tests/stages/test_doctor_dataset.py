@@ -209,7 +209,7 @@ def test_a_dataset_that_holds_paths_in_place_of_images_is_found(splits: dict[str
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"[]", b"\xff\xfe"])
-def test_no_damage_is_a_traceback(tmp_path: Path, content: bytes):
+def test_damage_to_a_file_is_found(tmp_path: Path, content: bytes):
     data = write_tiny_dataset(tmp_path / "data")
 
     for file in sorted(path for path in data.rglob("*") if path.is_file()):

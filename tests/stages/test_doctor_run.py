@@ -237,7 +237,7 @@ def test_a_file_without_which_it_cannot_go_on_is_missed(run: Path, file: str):
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"[]"])
-def test_no_damage_is_a_traceback(run: Path, content: bytes):
+def test_damage_to_a_file_is_found(run: Path, content: bytes):
     names = (
         "recipe.json",
         "manifest.json",

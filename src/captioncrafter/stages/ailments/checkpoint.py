@@ -57,6 +57,7 @@ def examine_checkpoint(
         )
         return Base(found)
     _examine_words(record, found, written)
+    read_object(record, found.folder / "generation_config.json", mend=again)
     config = model = None
     with record.attempt("config-unusable", found.folder / CONFIG, again):
         config = checkpoint.load_config(found)

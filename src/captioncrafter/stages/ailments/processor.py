@@ -117,20 +117,20 @@ def _examine_tokenizer(record: Record, folder: Path, processor: Processor, confi
 
 def _examine_size(record: Record, folder: Path, written: dict[str, dict[str, Any] | None], wanted: int) -> None:
     """The pixels that pictures are brought to, in the file of old copies or in that of new ones."""
-    for name, values in ((PREPROCESSOR, written[PREPROCESSOR]), (PROCESSOR, written[PROCESSOR])):
-        images = values.get("image_processor", values) if values else None
+    for name in (PREPROCESSOR, PROCESSOR):
+        values = written[name] or {}
+        images = values.get("image_processor", values)
         size = images.get("size") if isinstance(images, dict) else None
-        if isinstance(size, dict) and {"height", "width"} <= size.keys():
-            break
-    else:
+        if not isinstance(size, dict) or not {"height", "width"} <= size.keys():
+            continue
+        if (size["height"], size["width"]) != (wanted, wanted):
+            record.error(
+                "image-size",
+                folder / name,
+                f"pictures become {size['height']}x{size['width']}, and the vision transformer takes {wanted}x{wanted}",
+                f"Set size to {wanted} x {wanted}, or take the processor files of this checkpoint.",
+            )
         return
-    if (size["height"], size["width"]) != (wanted, wanted):
-        record.error(
-            "image-size",
-            folder / name,
-            f"pictures become {size['height']}x{size['width']}, and the vision transformer takes {wanted}x{wanted}",
-            f"Set size to {wanted} x {wanted}, or take the processor files of this checkpoint.",
-        )
 
 
 def _examine_pictures(record: Record, folder: Path, processor: Processor) -> None:
