@@ -87,7 +87,7 @@ class _Handler(BaseHTTPRequestHandler):
     of: Hub
     protocol_version = "HTTP/1.1"
 
-    def log_message(self, *arguments: object) -> None:
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
         """Says nothing."""
 
     def do_HEAD(self) -> None:

@@ -2,6 +2,7 @@
 
 from functools import cache
 from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from captioncrafter.model.cut import Cut, deepest_cut
 from captioncrafter.model.hardware import Arithmetic
 from captioncrafter.model.prefix import features_at
 from captioncrafter.model.prompts import encode_prompt, stacked
+from captioncrafter.training.packing import encode_captions
 from families import PUBLISHED, published_config
 from hub_layouts import COCO, write_published
 from tiny import changed_copy, load_tiny, picture
@@ -30,7 +32,7 @@ def rows_of(heading: str) -> dict[str, list[str]]:
 
 
 @cache
-def gigabytes(name: str, quantised: str | None) -> tuple[float, float]:
+def gigabytes(name: str, quantised: Literal["int8", "nf4"] | None) -> tuple[float, float]:
     """Of the whole model and of its language half, in bfloat16 or quantised."""
     arithmetic = Arithmetic(torch.bfloat16, quantised)
     parts = memory.parts_of(memory.meta_model(published_config(name), torch.bfloat16), arithmetic)
@@ -108,13 +110,25 @@ def test_captions_of_364_pixels_are_the_stock_models(coco: Path):
     from transformers import Blip2ForConditionalGeneration, Blip2Processor
 
     image = decode_image(picture(1))
-    processor = Blip2Processor.from_pretrained(coco)
+    processor: Any = Blip2Processor.from_pretrained(coco)
     given = processor(images=image, text="a photo of", return_tensors="pt")
     tokens = Blip2ForConditionalGeneration.from_pretrained(coco).eval().generate(**given, num_beams=2, max_new_tokens=5)
 
     captions = Captioner.load(str(coco), device="cpu", precision="fp32").caption(image, num_beams=2, max_new_tokens=5)
 
     assert captions == processor.batch_decode(tokens, skip_special_tokens=True)
+
+
+def test_a_caption_of_opt_ends_with_the_line_break_at_which_its_generation_stops(tmp_path: Path):
+    _, processor, model = load_tiny(write_published(tmp_path / "opt", kind="opt"))
+
+    encoded, _ = encode_captions(
+        processor.tokenizer, ["a dog", "two cats"], model.config, prompt="a photo of", max_tokens=32
+    )
+
+    ends = {ids[-1] for ids in encoded}
+    assert ends == {50_118} == {model.language_model.generation_config.eos_token_id}
+    assert processor.tokenizer.decode(ends.pop()) == "\n"
 
 
 def test_a_preprocessor_of_another_size_than_the_models_is_refused(coco: Path, tmp_path: Path):
