@@ -52,7 +52,8 @@ def test_fix_ends_0_where_it_mended_all_and_says_what_was_done(base: Path, capsy
     assert status_of("doctor", base, "--fix") == 0
 
     shown = " ".join(capsys.readouterr().out.split())
-    assert "done: processor_config.json: num_query_tokens = 3 (the old one is processor_config.json.before-" in shown
+    assert "done: processor_config.json: num_query_tokens = 3" in shown
+    assert "(the old one is processor_config.json.before-doctor)" in shown
     assert "Well: 1 mended." in shown
 
 

@@ -44,13 +44,16 @@ def test_of_a_name_on_the_hub_small_files_and_headers_are_judged(hub: Hub, publi
     ]
     hub.repositories["doctor/gated"] = Repository.of(published, error=("GatedRepo", 403))
 
-    whole, torn, gated, nobody = examined(hub, tmp_path, "doctor/whole", "doctor/torn", "doctor/gated", "doctor/nobody")
+    names = [f"doctor/{name}" for name in ("whole", "torn", "gated", "nobody", "small")]
+
+    whole, torn, gated, nobody, pickled = examined(hub, tmp_path, *names)
 
     assert whole["findings"] == []
     assert whole["facts"]["weights"] == "on the hub, not fetched"
     assert whole["facts"]["parameters"]["vision_model"] > 0
     assert "missing-weights" in {finding["ailment"] for finding in torn["findings"]}
     assert ["terms" in gated["findings"][0]["what"], "no such" in nobody["findings"][0]["what"]] == [True, True]
+    assert [finding["ailment"] for finding in pickled["findings"]] == ["no-weights"]
     assert not list(tmp_path.rglob("*.safetensors"))
 
 

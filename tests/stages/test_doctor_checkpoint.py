@@ -291,7 +291,7 @@ def test_a_tokenizer_of_another_model_is_found(copy: Path):
 
 
 @pytest.mark.parametrize("file", ["config.json", "processor_config.json", "tokenizer.json", "generation_config.json"])
-@pytest.mark.parametrize("content", [b"", b"[]", b"\xff\xfe"])
+@pytest.mark.parametrize("content", [b"", b"[]", b"\xff\xfe", b'{"model": {}, "added_tokens": 3'])
 def test_damage_to_a_small_file_is_found(copy: Path, file: str, content: bytes):
     (copy / file).write_bytes(content)
 

@@ -255,6 +255,17 @@ def test_damage_to_a_file_is_found(run: Path, content: bytes):
         file.write_bytes(kept)
 
 
+def test_a_base_is_mended_where_it_is_examined_itself(run: Path):
+    file = run.parent / "base" / "processor_config.json"
+    edit(file, processor_class="BlipProcessor")
+    before = contents(run.parent)
+
+    found = ailments(run, fix=True)["processor-class"]
+
+    assert f"captioncrafter doctor {run.parent / 'base'} --fix" in found.mend
+    assert not changed_files(before, run.parent)
+
+
 def test_every_run_of_several_seeds_is_looked_at(run: Path):
     shutil.copytree(run, run.parent / "seeds" / "seed-1")
     (run.parent / "seeds" / "seed-1" / "manifest.json").unlink()

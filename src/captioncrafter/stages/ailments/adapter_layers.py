@@ -1,6 +1,7 @@
 """Which layers an adapter reaches in its base: dead targets, weights without a layer, parts that nobody meant."""
 
 import difflib
+import logging
 import re
 import warnings
 from collections.abc import Callable
@@ -171,6 +172,9 @@ def _examine_whole(record: Record, folder: Path, tensors: dict[str, Tensor], mod
 
 def _reached(folder: Path, model: Blip2) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the weights that PEFT would look for in `folder`."""
+    # PEFT imports it, and bitsandbytes 0.50 has a line about what it has not got.
+    if (logger := logging.getLogger("bitsandbytes")).level == logging.NOTSET:
+        logger.setLevel(logging.ERROR)
     from peft import LoraConfig, PeftModel, get_peft_model_state_dict
 
     config = LoraConfig.from_pretrained(str(folder))

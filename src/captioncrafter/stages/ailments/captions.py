@@ -14,6 +14,7 @@ LINE_ENDS = "\n\r\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029"
 
 _SHOWN = 20
 _SHARED_SHARE = 0.2
+_FEW_LONG = 0.01
 
 
 @dataclass(frozen=True)
@@ -127,14 +128,16 @@ def _examine_lengths(record: Record, where: object, splits: Splits, length: Leng
     training = splits.get("train", ())
     texts = [(image.name, text) for image in training for text in image.texts]
     long = [f"{name}: {text}" for name, text in texts if length(text) > limit]
-    if long:
-        record.warning(
-            "long-captions",
-            where,
-            f"{len(long)} of {len(texts)} training captions have more than {limit} {unit}: their ends are not learned",
-            "Raise training.max_caption_tokens (and decoding.max_new_tokens), or shorten them.",
-            details=listed(long),
-        )
+    if not long:
+        return
+    tell = record.warning if len(long) > _FEW_LONG * len(texts) else record.note
+    tell(
+        "long-captions",
+        where,
+        f"{len(long)} of {len(texts)} training captions have more than {limit} {unit}: their ends are not learned",
+        "Raise training.max_caption_tokens (and decoding.max_new_tokens), or shorten them.",
+        details=listed(long),
+    )
 
 
 def _examine_number(record: Record, where: object, splits: Splits) -> None:

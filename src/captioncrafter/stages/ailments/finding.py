@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -82,10 +82,18 @@ class Record:
         """Whether one of these was found already."""
         return any(finding.ailment in ailments for finding in self.findings)
 
-    def absorb(self, part: "Record", title: str) -> None:
-        """Takes in what was found of a part of this patient; its facts stand under `title`."""
+    def absorb(self, part: "Record", title: str, *, lies_elsewhere: bool = False) -> None:
+        """Takes in what was found of a part of this patient; its facts stand under `title`.
+
+        What lies elsewhere is mended where it is examined itself: nobody expects a run's doctor to change the base.
+        """
         self.facts[title] = part.facts
-        self.findings += part.findings
+        for finding in part.findings:
+            if lies_elsewhere and finding.fixable:
+                mend = f"{finding.mend} `captioncrafter doctor {part.name} --fix` does."
+                self.findings.append(replace(finding, repair=None, mend=mend))
+            else:
+                self.findings.append(finding)
 
     @contextmanager
     def attempt(self, ailment: str, where: object, mend: str) -> Iterator[None]:
@@ -94,6 +102,6 @@ class Record:
             yield
         except CaptionCrafterError as error:
             self.error(ailment, where, str(error), mend)
-        except BROKEN as error:
+        except Exception as error:  # noqa: BLE001 # tokenizers raises bare ones, and what is broken is the point here
             first = (str(error) or type(error).__name__).splitlines()[0]
             self.error(ailment, where, f"cannot be used ({first})", mend)

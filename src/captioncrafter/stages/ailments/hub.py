@@ -1,6 +1,7 @@
 """A checkpoint on the hub: its small files are fetched, of its weights the headers alone."""
 
 from pathlib import Path
+from typing import Any
 
 from captioncrafter.errors import CheckpointError
 from captioncrafter.model import hub as model_hub
@@ -58,14 +59,26 @@ def _small_files(record: Record, name: str) -> Path | None:
 
 def _headers(record: Record, name: str) -> dict[str, StoredTensor] | None:
     """The headers of the hub's safetensors, some hundred kB; None where they cannot be had."""
-    from huggingface_hub import HfApi
+    from huggingface_hub import HfApi, errors
 
     try:
         told = HfApi().get_safetensors_metadata(name)
-    except BROKEN as error:
+    except errors.NotASafetensorsRepoError:
+        record.error(
+            "no-weights",
+            name,
+            "the hub has no safetensors of it: its weights are a pickle, which is not opened, or not there",
+            "Take a revision that has safetensors, or another copy.",
+        )
+    except (getattr(errors, "HTTPError", OSError), errors.SafetensorsParsingError, *BROKEN) as error:
         first = (str(error) or type(error).__name__).splitlines()[0]
         record.note("weights-not-seen", name, f"nothing is said of its weights: {first}")
-        return None
+    else:
+        return _tensors(told)
+    return None
+
+
+def _tensors(told: Any) -> dict[str, StoredTensor]:
     return {
         tensor: StoredTensor(tensor, Path(file), facts.dtype, tuple(facts.shape), *facts.data_offsets)
         for file, header in told.files_metadata.items()

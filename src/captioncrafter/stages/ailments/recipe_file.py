@@ -47,7 +47,7 @@ def _examine_base(record: Record, found: Checkpoint, options: recipe.Recipe) -> 
     here = not found.on_hub or any(found.folder.glob("*.safetensors"))
     part = Record("checkpoint", found.name)
     base = examine_checkpoint(part, found, weights_here=here)
-    record.absorb(part, "base")
+    record.absorb(part, "base", lies_elsewhere=True)
     if found.on_hub and not here:
         record.note("not-fetched", found.name, "its weights are not on this disk yet; training fetches them")
     if found.on_hub and options.model.revision is None:
@@ -131,7 +131,7 @@ def _examine_data(record: Record, name: str, options: recipe.Recipe, length: Cal
         return
     part = Record("dataset", data.path)
     splits = examine_dataset(part, folder, decode=False, length=length, limit=options.training.max_caption_tokens)
-    record.absorb(part, "data")
+    record.absorb(part, "data", lies_elsewhere=True)
     _examine_use(record, name, data, splits)
 
 

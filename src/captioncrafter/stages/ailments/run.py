@@ -179,14 +179,14 @@ def _examine_origins(record: Record, folder: Path, options: recipe.Recipe, manif
         part = Record("checkpoint", found.name)
         here = not found.on_hub or any(found.folder.glob("*.safetensors"))
         examine_checkpoint(part, found, weights_here=here)
-        record.absorb(part, "base")
+        record.absorb(part, "base", lies_elsewhere=True)
         _compare_base(record, folder, found, manifest)
     if options.data.path is not None:
         part = Record("dataset", options.data.path)
         examine_dataset(
             part, runs.user_path(options.data.path), decode=False, limit=options.training.max_caption_tokens
         )
-        record.absorb(part, "data")
+        record.absorb(part, "data", lies_elsewhere=True)
         if not any(finding.severity == "error" for finding in part.findings):
             for line in _changed_data(options, manifest):
                 record.error(
