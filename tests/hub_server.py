@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -34,6 +35,7 @@ class Repository:
     cut_short: dict[str, int] = field(default_factory=dict)
     held: set[str] = field(default_factory=set)
     promised: dict[str, str] = field(default_factory=dict)
+    commit: str = COMMIT
 
     @classmethod
     def of(cls, folder: Path, **how: Any) -> "Repository":
@@ -106,7 +108,7 @@ class _Handler(BaseHTTPRequestHandler):
         if repository.error is not None:
             return self._refuse(*repository.error)
         revision = words[5] if listing and len(words) > 5 else words[3] if not listing and len(words) > 3 else "main"
-        if revision not in ("main", COMMIT):
+        if revision not in ("main", repository.commit):
             return self._refuse("RevisionNotFound", 404)
         if listing:
             return self._json(_tree(repository) if words[4:5] == ["tree"] else _facts(owner_and_name, repository))
@@ -136,7 +138,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.of.asked.append((self.command, f"{owner_and_name}/{name}", start))
         part = content[start or 0 :]
         self.send_response(200 if start is None else 206)
-        self.send_header("X-Repo-Commit", COMMIT)
+        self.send_header("X-Repo-Commit", repository.commit)
         self.send_header("ETag", f'"{repository.etag(name)}"')
         self.send_header("Content-Length", str(len(part)))
         if start is not None:
@@ -158,7 +160,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 def _facts(name: str, repository: Repository) -> dict[str, Any]:
     siblings = [{"rfilename": file} for file in repository.files]
-    return {"id": name, "modelId": name, "sha": COMMIT, "private": False, "tags": [], "siblings": siblings}
+    return {"id": name, "modelId": name, "sha": repository.commit, "private": False, "tags": [], "siblings": siblings}
 
 
 def _tree(repository: Repository) -> list[dict[str, Any]]:
@@ -194,13 +196,14 @@ class Client:
 
     def __init__(self, home: Path, endpoint: str, **variables: str) -> None:
         kept = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGING"))}
-        given = {"HF_HOME": str(home), "HF_ENDPOINT": endpoint, "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+        given = {"HF_HOME": str(home), "HF_ENDPOINT": endpoint}
         quiet = {"HF_HUB_DISABLE_TELEMETRY": "1", "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
+        self._said = tempfile.TemporaryFile()  # noqa: SIM115 (closed by `end`)
         self.process = subprocess.Popen(
             [sys.executable, "-c", _CLIENT],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=self._said,
             env=kept | quiet | given | variables,
             text=True,
         )
@@ -226,10 +229,18 @@ class Client:
         self.ask(name, **options)
         return self.answer()["error"]
 
+    def said(self, name: str) -> list[str]:
+        """Lines on stderr so far that begin with a name; a bar that is redrawn is a line for each time."""
+        self._said.seek(0)
+        lines = self._said.read().decode().splitlines()
+        assert not [line for line in lines if "Fetching" in line or "Downloading" in line], "a bar in a log"
+        return [line for line in lines if line.startswith(name)]
+
     def end(self) -> None:
         """Ends the process at once."""
         self.process.kill()
         self.process.communicate()
+        self._said.close()
 
 
 @contextmanager

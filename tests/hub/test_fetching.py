@@ -49,6 +49,26 @@ def test_what_is_in_the_cache_is_not_fetched_again(hub: Hub, client: Client, pub
     assert sorted(hub.fetched(name)) == sorted(hub.repositories[name].files)
 
 
+def test_one_line_says_that_something_is_fetched_and_a_log_has_no_bars(hub: Hub, client: Client, published: Path):
+    name = on_hub(hub, "some/told", published)
+
+    client.folder(name)
+    client.folder(name)
+
+    assert client.said(name) == [f"{name}: fetching it from the hub at {hub.address} (HF_ENDPOINT)"]
+
+
+def test_a_newer_revision_is_fetched_and_said(hub: Hub, client: Client, published: Path):
+    name = on_hub(hub, "some/moving", published)
+    client.folder(name)
+    newer = COMMIT[::-1]
+    hub.repositories[name].commit = newer
+
+    assert client.folder(name).name == newer
+
+    assert client.said(name) == [f"{name}: fetching it from the hub at {hub.address} (HF_ENDPOINT)"] * 2
+
+
 def test_offline_the_cache_is_enough(hub: Hub, client: Client, offline: Client, published: Path):
     name = on_hub(hub, "some/cached", published)
     folder = client.folder(name)
@@ -57,6 +77,7 @@ def test_offline_the_cache_is_enough(hub: Hub, client: Client, offline: Client, 
     assert offline.folder(name) == folder
     assert offline.folder(name, revision=COMMIT) == folder
     assert len(hub.asked) == asked
+    assert offline.said(name) == []
 
 
 def test_without_a_network_the_cache_is_enough(hub: Hub, client: Client, unconnected: Client, published: Path):
@@ -102,6 +123,7 @@ def test_offline_a_cache_with_the_configuration_alone_is_called_partial(
     assert hub.fetched(name) == ["config.json"]
     assert words in message
     assert "HF_HUB_OFFLINE is set. Connect to the network" in message
+    assert offline.said(name) == []
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,11 @@
 All is done by the stock client, so its variables hold: HF_ENDPOINT, HF_HOME, HF_HUB_OFFLINE, HF_TOKEN.
 """
 
+import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
+from captioncrafter import events
 from captioncrafter.errors import CheckpointError
 
 _CONFIG = "config.json"
@@ -18,13 +20,12 @@ def fetch(name: str, revision: str | None, *, option: str = "model.base", only_c
     With `only_config`, nothing but its `config.json` is. Raises `CheckpointError` saying what is missing and how to get
     it; `option` takes a folder instead.
     """
-    from huggingface_hub import errors, snapshot_download
+    from huggingface_hub import errors
 
     network = (getattr(errors, "HTTPError", OSError), OSError)  # httpx's or httpx2's, as this hub client uses
     try:
         # For the configuration too: hf_hub_download keeps trying for 20 seconds before it says that nobody answers.
-        wanted = [_CONFIG] if only_config else _FILES
-        folder = Path(snapshot_download(name, revision=revision, allow_patterns=wanted))
+        folder = _snapshot(name, revision, [_CONFIG]) if only_config else _told_snapshot(name, revision)
     except errors.HFValidationError as error:
         raise CheckpointError(f"{name}: not a hub name ({_first_line(error)}).") from None
     except network as error:
@@ -34,6 +35,39 @@ def fetch(name: str, revision: str | None, *, option: str = "model.base", only_c
     if not only_config and not any(_is_of_weights(file.name) for file in folder.iterdir()):
         raise CheckpointError(_without_weights(name, revision, option))
     return folder
+
+
+def _told_snapshot(name: str, revision: str | None) -> Path:
+    """All files of the repository; a line tells when some have to be fetched, bars how far that is on a terminal."""
+    from huggingface_hub import constants
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    bars = False
+    try:
+        _snapshot(name, revision, _FILES, local_files_only=True)
+    except LocalEntryNotFoundError:
+        if not constants.HF_HUB_OFFLINE:
+            events.say(f"{name}: fetching it from {where()}")
+        bars = sys.stderr.isatty() and events.is_main_process()
+    return _snapshot(name, revision, _FILES, bars=bars)
+
+
+def _snapshot(
+    name: str, revision: str | None, wanted: list[str], *, bars: bool = False, local_files_only: bool = False
+) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    hidden = not bars and not are_progress_bars_disabled()
+    if hidden:
+        disable_progress_bars()
+    try:
+        return Path(
+            snapshot_download(name, revision=revision, allow_patterns=wanted, local_files_only=local_files_only)
+        )
+    finally:
+        if hidden:
+            enable_progress_bars()
 
 
 def _is_of_weights(name: str) -> bool:
@@ -57,9 +91,7 @@ def _explain(error: Any, name: str, revision: str | None, option: str) -> NoRetu
             f"{name}: the repository is gated. Accept its terms on {where()}, then `hf auth login`."
         ) from None
     if isinstance(error, errors.RevisionNotFoundError):
-        raise CheckpointError(
-            f"{name}: {where()} has no revision {revision}. The newest is called main."
-        ) from None
+        raise CheckpointError(f"{name}: {where()} has no revision {revision}. The newest is called main.") from None
     if isinstance(error, errors.RepositoryNotFoundError):
         raise CheckpointError(
             f"{name}: {where()} has no such repository, or it is private. Check the name, or `hf auth login`."
