@@ -155,6 +155,18 @@ def test_a_pickle_beside_safetensors_is_a_note(copy: Path):
     assert ailments(copy)["pickle"].severity == "note"
 
 
+def test_files_that_are_not_of_the_checkpoint_are_a_note(copy: Path):
+    shutil.copy(copy / "model.safetensors", copy / "model-00001-of-00002.safetensors")
+
+    assert ailments(copy)["stray-file"].details == ("model-00001-of-00002.safetensors",)
+
+
+def test_a_checkpoint_without_configuration_is_found(copy: Path):
+    (copy / "config.json").unlink()
+
+    assert troubles(copy) == {"no-config"}
+
+
 def test_a_missing_weight_and_one_of_another_shape_are_listed(copy: Path):
     def harm(tensors: dict[str, torch.Tensor]) -> None:
         tensors.pop("qformer.layernorm.weight")
@@ -253,12 +265,20 @@ def test_what_the_hub_cache_links_to_is_never_changed(copy: Path):
         ("config.json", {"image_token_index": 7}, "processor-unreadable"),
         ("config.json", {"auto_map": {"AutoModel": "mine.Model"}}, "code"),
         ("config.json", {"transformers_version": "99.1.0"}, "versions"),
+        ("tokenizer_config.json", {"pad_token": "</s>"}, "special-tokens"),
     ],
 )
 def test_what_a_configuration_says_is_judged(
     file: str, changes: dict[str, object], ailment: str, tiny_checkpoint: Path, tmp_path: Path
 ):
     assert ailment in ailments(changed_copy(tiny_checkpoint, tmp_path / "other", file, **changes))
+
+
+def test_another_layer_norm_than_the_published_is_a_note(copy: Path):
+    vision = json.loads((copy / "config.json").read_text())["vision_config"]
+    edited(copy / "config.json", vision_config=vision | {"layer_norm_eps": 1e-5})
+
+    assert ailments(copy)["layer-norm"].severity == "note"
 
 
 def test_a_t5_that_cannot_generate_is_found(copy: Path):
@@ -273,6 +293,7 @@ def test_a_t5_that_cannot_generate_is_found(copy: Path):
     [
         ({"size": {"height": 48, "width": 48}}, "image-size"),
         ({"image_mean": [0.5, 0.5, 0.5]}, "normalisation"),
+        ({"image_processor_type": "ViTImageProcessorPil"}, "image-processor"),
     ],
 )
 def test_pictures_made_for_another_model_are_found(copy: Path, changes: dict[str, object], ailment: str):

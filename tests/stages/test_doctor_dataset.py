@@ -157,6 +157,38 @@ def test_a_split_under_another_name_is_found(splits: dict[str, list[Row]], tmp_p
     assert '"validation"' in found["other-split"].mend
 
 
+def test_a_dataset_without_test_split_is_a_note(splits: dict[str, list[Row]], tmp_path: Path):
+    del splits["test"]
+
+    assert set(ailments(write(tmp_path / "data", **splits))) == {"no-test"}
+
+
+def test_one_split_on_its_own_is_found(splits: dict[str, list[Row]], tmp_path: Path):
+    data = write(tmp_path / "data", **splits)
+
+    assert troubles(data / "train") == {"no-splits", "train-only"}
+
+
+def test_a_dataset_whose_rows_are_gone_is_found(splits: dict[str, list[Row]], tmp_path: Path):
+    data = write(tmp_path / "data", **splits)
+    for file in (data / "test").glob("*.arrow"):
+        file.unlink()
+
+    assert troubles(data) == {"damaged-dataset"}
+
+
+def test_the_same_image_twice_in_a_split_is_a_note(splits: dict[str, list[Row]], tmp_path: Path):
+    splits["train"][0]["image"] = picture(1)
+
+    assert ailments(write(tmp_path / "data", **splits))["same-image"].details == ("train: 0.png, train: 1.png",)
+
+
+def test_rows_without_id_are_found(splits: dict[str, list[Row]], tmp_path: Path):
+    splits["train"][0]["image_id"] = None
+
+    assert troubles(write(tmp_path / "data", **splits)) == {"no-id"}
+
+
 def test_ids_that_stand_twice_are_found(splits: dict[str, list[Row]], tmp_path: Path):
     splits["train"][0]["image_id"] = "1.png"
 

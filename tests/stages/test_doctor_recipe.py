@@ -1,5 +1,6 @@
 """Every ailment of a recipe, of this machine and of a name on the hub, planted and found."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from captioncrafter.stages.ailments import hub, machine
 from captioncrafter.stages.doctor import doctor
 from patients import ailments, troubles
-from tiny import write_tiny_dataset
+from tiny import changed_copy, write_tiny_dataset
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +70,34 @@ def test_a_dead_target_lists_the_layers_there_are(write):
     found = ailments(write(lora='targets = ["q_prj"]'))
 
     assert "language_model.decoder.block.*.layer.*.SelfAttention.q (2 layers)" in found["dead-targets"].details
+
+
+def test_layers_that_no_image_reaches_are_found(write, tiny_checkpoint: Path, tmp_path: Path):
+    text = json.loads((tiny_checkpoint / "config.json").read_text())["qformer_config"] | {
+        "use_qformer_text_input": True
+    }
+    other = changed_copy(tiny_checkpoint, tmp_path / "other", "config.json", qformer_config=text)
+    mine = write(lora='pattern = "(qformer|language_model)\\\\..*"')
+    mine.write_text(mine.read_text().replace(str(tiny_checkpoint), str(other)))
+
+    found = ailments(mine)["dead-layers"]
+
+    assert "qformer.encoder.layer.*.intermediate.dense (2 layers)" in found.details
+
+
+def test_a_base_on_the_hub_that_is_not_pinned_or_fetched_is_a_note(
+    write, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    folder = snapshot(tmp_path / "hub", monkeypatch)
+    for file in tiny_checkpoint.glob("*.json"):
+        (folder / file.name).write_bytes(file.read_bytes())
+    mine = write()
+    mine.write_text(mine.read_text().replace(str(tiny_checkpoint), "some/base"))
+
+    found = ailments(mine)
+
+    assert set(found) == {"not-pinned", "not-fetched"}
+    assert 'revision = "0123abc"' in found["not-pinned"].mend
 
 
 def test_more_training_images_than_there_are_is_a_note(write):

@@ -229,6 +229,21 @@ def test_other_versions_are_a_note_that_names_them(run: Path):
     assert ailments(run)["versions"].details[0].startswith("torch 1.0, now")
 
 
+def test_a_run_that_did_not_end_or_has_no_adapter_yet_is_a_note(run: Path):
+    shutil.rmtree(run / "adapter")
+    edit(run / "manifest.json", result=None)
+
+    found = ailments(run)
+
+    assert (found["unfinished"].severity, found["no-adapter"].severity) == ("note", "note")
+
+
+def test_a_finished_run_without_checkpoints_is_a_note(run: Path):
+    shutil.rmtree(run / "checkpoints")
+
+    assert ailments(run)["no-checkpoint"].severity == "note"
+
+
 @pytest.mark.parametrize("file", ["recipe.json", "manifest.json"])
 def test_a_file_without_which_it_cannot_go_on_is_missed(run: Path, file: str):
     (run / file).unlink()

@@ -38,7 +38,7 @@ def examine_run(record: Record, folder: Path) -> None:
         )
     manifest = manifest or {}
     record.facts["result"] = manifest.get(RESULT) or "unfinished"
-    if RESULT not in manifest and not at_work:
+    if not manifest.get(RESULT) and not at_work:
         record.note("unfinished", folder, "its training has not ended", "captioncrafter train RECIPE --resume")
     if not at_work:
         _examine_left_behind(record, folder)

@@ -48,7 +48,7 @@ def examine_checkpoints(record: Record, folder: Path, manifest: dict[str, Any], 
             f"{len(pickles)} pickle files lie among the checkpoints; they are never read",
             details=tuple(pickles),
         )
-    if "result" in manifest and not good:
+    if manifest.get("result") and not good:
         record.note("no-checkpoint", place, "no whole checkpoint: nothing can branch off this run")
     if best is not None and not at_work:
         _examine_agreement(record, folder, best, manifest)
