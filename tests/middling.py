@@ -14,6 +14,7 @@ def write_middling_checkpoint(folder: Path, *, seed: int = 0) -> Path:
     torch.manual_seed(seed)
     processor = tiny_processor()
     processor.num_query_tokens = 32
+    processor.image_processor.size = {"height": 224, "width": 224}
     vision = {"hidden_size": 384, "intermediate_size": 1536, "num_hidden_layers": 6, "num_attention_heads": 6}
     qformer = {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 4, "num_attention_heads": 4}
     text = {"model_type": "t5", "vocab_size": 8000, "d_model": 512, "d_kv": 64, "d_ff": 1280, "num_heads": 8}
