@@ -12,7 +12,7 @@ import pytest
 
 from hub_layouts import OF_2023, OLD, WHOLE, write_published
 from hub_server import Hub, Repository
-from patients import ailments, changed_files, contents
+from patients import ailments, changed_files, contents, write_adapter
 
 Ask = Callable[..., dict[str, Any]]
 
@@ -35,7 +35,9 @@ def examined(hub: Hub, home: Path, *names: str) -> list[dict[str, Any]]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def test_of_a_name_on_the_hub_small_files_and_headers_are_judged(hub: Hub, published: Path, tmp_path: Path):
+def test_of_a_name_on_the_hub_small_files_and_headers_are_judged(
+    hub: Hub, published: Path, tiny_checkpoint: Path, tmp_path: Path
+):
     hub.repositories["doctor/whole"] = Repository.of(published)
     hub.repositories["doctor/torn"] = Repository.of(published)
     shard = "model-00002-of-00002.safetensors"
@@ -46,9 +48,11 @@ def test_of_a_name_on_the_hub_small_files_and_headers_are_judged(hub: Hub, publi
     small = Repository.of(published)
     small.files = {name: content for name, content in small.files.items() if "safetensors" not in name}
     hub.repositories["doctor/small"] = small
-    names = [f"doctor/{name}" for name in ("whole", "torn", "gated", "nobody", "small")]
+    adapter = write_adapter(tiny_checkpoint, tmp_path / "adapter")
+    hub.repositories["doctor/adapter"] = Repository.of(adapter)
+    names = [f"doctor/{name}" for name in ("whole", "torn", "gated", "nobody", "small", "adapter")]
 
-    whole, torn, gated, nobody, pickled = examined(hub, tmp_path, *names)
+    whole, torn, gated, nobody, pickled, tuned = examined(hub, tmp_path / "home", *names)
 
     assert whole["findings"] == []
     assert whole["facts"]["weights"] == "on the hub, not fetched"
@@ -56,7 +60,9 @@ def test_of_a_name_on_the_hub_small_files_and_headers_are_judged(hub: Hub, publi
     assert "missing-weights" in {finding["ailment"] for finding in torn["findings"]}
     assert ["terms" in gated["findings"][0]["what"], "no such" in nobody["findings"][0]["what"]] == [True, True]
     assert [finding["ailment"] for finding in pickled["findings"]] == ["no-weights"], pickled["findings"]
-    assert not list(tmp_path.rglob("*.safetensors"))
+    assert (tuned["kind"], tuned["findings"]) == ("adapter", [])
+    fetched = {path.name for path in (tmp_path / "home").rglob("*.safetensors")}
+    assert fetched == {"adapter_model.safetensors"}
 
 
 @pytest.mark.parametrize("layout", WHOLE.values(), ids=WHOLE)

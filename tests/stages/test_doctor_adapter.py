@@ -7,26 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from captioncrafter import recipe
-from captioncrafter.generation.captioner import write_captioning
 from captioncrafter.model import lora
-from patients import ailments, changed_files, contents, troubles
+from patients import ailments, changed_files, contents, troubles, write_adapter
 from tiny import load_tiny, rewrite_tensors, write_tiny_checkpoint
 
 WEIGHTS, CONFIG, CAPTIONING = "adapter_model.safetensors", "adapter_config.json", "captioning.json"
-
-
-def write_adapter(base: Path, folder: Path, **options: object) -> Path:
-    """A trained-looking adapter of rank 2 on the language model, with what `train` writes beside it."""
-    found, _, model = load_tiny(base)
-    tuned = lora.attach(model, recipe.Lora.model_validate({"rank": 2} | options), seed=0)
-    for name, parameter in lora.trainable(tuned).items():
-        if ".lora_B." in name:
-            parameter.data.normal_(generator=torch.Generator().manual_seed(1))
-    folder.mkdir()
-    lora.save_adapter(tuned, found, folder)
-    write_captioning(folder, found, prompt="a photo of", decoding=recipe.Decoding(), precision="fp32")
-    return folder
 
 
 @pytest.fixture(scope="module")

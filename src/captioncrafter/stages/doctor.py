@@ -134,7 +134,8 @@ def _folder(path: Path) -> tuple[str, Callable[[Record], None]]:
 def _file(path: Path) -> tuple[str, Callable[[Record], None]]:
     if path.suffix == ".toml":
         return "recipe", lambda record: examine_recipe(record, str(path))
-    if path.name in (runs.RECIPE, runs.MANIFEST, ADAPTER_CONFIG, ADAPTER_WEIGHTS, "config.json", "dataset_dict.json"):
+    of_a_folder = (runs.RECIPE, runs.MANIFEST, ADAPTER_CONFIG, "config.json", "dataset_dict.json")
+    if path.name in of_a_folder or path.suffix == ".safetensors":
         return _folder(path.parent)
     if path.suffix in (".json", ".jsonl"):
         return "captions", lambda record: examine_caption_file(record, path)

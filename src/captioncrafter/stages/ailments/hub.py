@@ -11,6 +11,7 @@ from captioncrafter.stages.ailments.adapter import examine_adapter
 from captioncrafter.stages.ailments.checkpoint import examine_checkpoint
 from captioncrafter.stages.ailments.finding import BROKEN, Record
 
+_CHECK = "Check the name and the network; there is no folder of that name here either."
 _SMALL = ["*.json", "*.txt", "*.model", "adapter_model.safetensors"]
 
 
@@ -49,10 +50,10 @@ def _small_files(record: Record, name: str) -> Path | None:
         folder = Path(snapshot_download(name, allow_patterns=_SMALL))
     except BROKEN as error:
         refusal = refusal or (str(error) or type(error).__name__).splitlines()[0]
-        record.error("not-to-be-had", name, refusal, "Check the name and the network.")
+        record.error("not-to-be-had", name, refusal, _CHECK)
         return None
     if not any((folder / file).is_file() for file in ("config.json", "adapter_config.json")):
-        record.error("not-to-be-had", name, refusal, "Check the name and the network.")
+        record.error("not-to-be-had", name, refusal, _CHECK)
         return None
     return folder
 
