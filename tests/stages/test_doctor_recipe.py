@@ -69,7 +69,10 @@ def test_what_a_recipe_says_is_judged(write, sections: dict[str, str], ailment: 
 def test_a_dead_target_lists_the_layers_there_are(write):
     found = ailments(write(lora='targets = ["q_prj"]'))
 
-    assert "language_model.decoder.block.*.layer.*.SelfAttention.q (2 layers)" in found["dead-targets"].details
+    listed = found["dead-targets"].details
+    assert "language_model.decoder.block.*.layer.*.SelfAttention.q (2 layers)" in listed
+    assert listed[0].startswith("language_model.")
+    assert any(line.startswith("qformer.") for line in listed)
 
 
 def test_layers_that_no_image_reaches_are_found(write, tiny_checkpoint: Path, tmp_path: Path):

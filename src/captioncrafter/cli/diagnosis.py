@@ -46,7 +46,7 @@ def _facts(facts: Mapping[str, Any], indent: str, *, details: bool) -> Iterator[
             yield f"{indent}{name}"
             yield from _facts(value, indent + "  ", details=details)
         elif isinstance(value, list):
-            yield f"{indent}{name}: {len(value)}"
+            yield f"{indent}{name}: {len(value)}" + ("" if details else " (--details lists them)")
             yield from (f"{indent}  {_plain(str(one))}" for one in (value if details else ()))
         elif value not in (None, {}, ""):
             yield f"{indent}{name}: {_plain(_told(value))}"

@@ -7,7 +7,7 @@ from captioncrafter import recipe, runs
 from captioncrafter.errors import RecipeError
 from captioncrafter.model.checkpoint import Checkpoint
 from captioncrafter.model.stock import Blip2
-from captioncrafter.model.targets import linear_layers, planned_layers
+from captioncrafter.model.targets import linear_layers, planned_layers, reach_of
 from captioncrafter.stages.ailments.adapter import Named, base_on_disk, examine_prompt
 from captioncrafter.stages.ailments.captions import Splits, words
 from captioncrafter.stages.ailments.checkpoint import Base, examine_checkpoint
@@ -70,7 +70,7 @@ def _examine_layers(record: Record, name: str, config: Any, model: Blip2, option
             where,
             str(error),
             "Name layers that exist; they are listed below.",
-            details=condensed(linear_layers(model)),
+            details=condensed(_meant_first(config, model, options.lora)),
         )
         return
     record.facts["adapter"] = f"{len(layers)} layers train: {by_part(layers)}"
@@ -93,6 +93,15 @@ def _examine_layers(record: Record, name: str, config: Any, model: Blip2, option
             r"Where only the language model is meant, begin it with language_model\.",
             details=condensed(front),
         )
+
+
+def _meant_first(config: Any, model: Blip2, lora: recipe.Lora) -> list[str]:
+    """Layers that can carry an adapter, those of the parts that the recipe means before the others."""
+    try:
+        parts = reach_of(config, lora).parts
+    except RecipeError:
+        parts = ()
+    return sorted(linear_layers(model), key=lambda name: not name.startswith(tuple(f"{part}." for part in parts)))
 
 
 def _examine_prompt_words(record: Record, name: str, base: Base, prompt: str) -> None:
