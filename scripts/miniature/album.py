@@ -1,0 +1,63 @@
+"""Photos as the language half meets them: what the seeing half makes of some views of each, worked out once."""
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Float16
+from PIL import Image
+from torch import Tensor
+
+from captioncrafter.data.ahead import computed_ahead
+from captioncrafter.metrics.references import References
+
+from .photos import Photos, view
+
+Look = Callable[[Sequence[Image.Image]], Float[Tensor, "picture token width"]]
+
+TELLING_CROP = 0.7
+"""The least share of a photo that a view shows whose captions are to stay true."""
+
+
+@dataclass(frozen=True)
+class Album:
+    """A split's photos as vision tokens, view by view, the whole photo first; with the captions people gave them."""
+
+    tokens: Float16[Tensor, "view photo token width"]
+    captions: Sequence[Sequence[str]]
+    image_ids: Sequence[str]
+
+    def __len__(self) -> int:
+        return len(self.captions)
+
+    def shown(self, photos: Sequence[int], dice: random.Random) -> Float[Tensor, "photo token width"]:
+        """Some view of each of the photos."""
+        views = [dice.randrange(len(self.tokens)) for _ in photos]
+        return self.tokens[views, list(photos)].float()
+
+    def references(self) -> References:
+        """The captions as a scorer takes them."""
+        return References(dict(zip(self.image_ids, self.captions, strict=True)))
+
+
+def album_of(photos: Photos, look: Look, *, views: int, seed: int) -> Album:
+    """The photos seen whole, and for training mirrored and in part: `views` times in all."""
+
+    def seen(start: int) -> Float16[Tensor, "view photo token width"]:
+        numbers = range(start, min(start + 32, len(photos)))
+        return torch.stack(
+            [look([_view(photos, number, kind, seed) for number in numbers]).half() for kind in range(views)]
+        )
+
+    tokens = torch.cat(list(computed_ahead(seen, range(0, len(photos), 32), ahead=1)), dim=1)
+    return Album(tokens, photos.captions, photos.image_ids)
+
+
+def _view(photos: Photos, number: int, kind: int, seed: int) -> Image.Image:
+    picture = photos.picture(number)
+    if kind == 0:
+        return picture
+    if kind == 1:
+        return picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    return view(picture, random.Random(f"{seed}/album/{kind}/{number}"), smallest=TELLING_CROP)
