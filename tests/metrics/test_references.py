@@ -1,6 +1,5 @@
 """Captions by people, and what scores need of them."""
 
-
 import pytest
 
 from captioncrafter.errors import DataError
