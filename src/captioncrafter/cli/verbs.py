@@ -32,19 +32,16 @@ def quickstart(command: Quickstart) -> int:
                 "tuned": result.tuned.scores,
                 "base": result.base.scores,
                 "captions": result.captions,
-                "photos": result.photos,
             }
         )
         return DONE
     tables.print_scores({"base": result.base.scores, "tuned": result.tuned.scores})
     tables.print_captions(result.captions)
-    tables.print_captions(result.photos)
     tables.print_next(
         f"The report, to open in a browser: {result.report}",
         {
             "Caption pictures with the new adapter": f"{tables.program()} caption {command.out / 'pictures'} "
             f"--adapter {command.out / 'adapter'}",
-            "Caption photos of your own with the miniature as it is": f"{tables.program()} caption PHOTO.jpg",
             "Bring real photos in": f"{tables.program()} prepare FLICKR8K_FOLDER --out data/flickr8k",
             "Tune on them (on a GPU: flickr8k-flan-t5-xl)": f"{tables.program()} train flickr8k-miniature",
         },
@@ -156,7 +153,7 @@ def evaluate(command: Evaluate) -> int:
     from captioncrafter.stages import evaluate as stage
     from captioncrafter.stages.report import report as write_report
 
-    options = _evaluation(command, "document_frequencies", "clip_model", "clip_revision", "spice_jar", "java")
+    options = _evaluation(command, "document_frequencies", "clip_model", "clip_revision", "spice_jar")
     if command.run is not None:
         _refuse(command.predictions, "PREDICTIONS", "--run captions the images itself")
         _refuse(command.references, "--references", "--run takes those of the run's data")
@@ -204,7 +201,7 @@ def compare(command: Compare) -> int:
 
     found = stage.compare(
         command.systems,
-        _evaluation(command, "resamples", "seed", "document_frequencies", "java"),
+        _evaluation(command, "resamples", "seed", "document_frequencies"),
         references=command.references,
         split=command.split,
         metrics=command.metrics,

@@ -4,7 +4,6 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-import captioncrafter
 from captioncrafter import events, recipe, runs
 from captioncrafter.data.scenes.picture import draw
 from captioncrafter.data.scenes.world import draw_scene
@@ -16,7 +15,6 @@ from captioncrafter.stages.report import report
 from captioncrafter.stages.train import train
 
 _MARK = ".quickstart"
-_PHOTOS = Path(captioncrafter.__file__).parent / "assets" / "photos"
 _PICTURES = 6
 _PICTURE_SEED = 2024
 _PICTURE_PIXELS = 384
@@ -24,16 +22,11 @@ _PICTURE_PIXELS = 384
 
 @dataclass(frozen=True)
 class QuickstartResult:
-    """The scores before and after, captions of some files, and the report's file.
-
-    `captions` are of drawn pictures (file, base caption, tuned caption), `photos` of the sample photos that come with
-    the package (file, base caption): the adapter knows the drawn world only.
-    """
+    """The scores before and after, some pictures (file, base caption, tuned caption), and the report's file."""
 
     base: Evaluated
     tuned: Evaluated
     captions: list[dict[str, str]]
-    photos: list[dict[str, str]]
     report: Path
 
 
@@ -47,9 +40,8 @@ def quickstart(out: Path, options: recipe.Recipe) -> QuickstartResult:
     train(options, out)
     tuned, base = evaluate_run(out, split="test", base=True)
     assert base is not None
-    captioner = Captioner.load(adapter=out / runs.ADAPTER)
-    captions, photos = _caption_pictures(captioner, out / "pictures"), _caption_photos(captioner, out / "photos")
-    return QuickstartResult(base, tuned, captions, photos, report([out]))
+    captions = _caption_pictures(out)
+    return QuickstartResult(base, tuned, captions, report([out]))
 
 
 def _make_room(out: Path) -> None:
@@ -63,14 +55,16 @@ def _make_room(out: Path) -> None:
     (out / _MARK).touch()
 
 
-def _caption_pictures(captioner: Captioner, folder: Path) -> list[dict[str, str]]:
+def _caption_pictures(out: Path) -> list[dict[str, str]]:
     """Pictures written as files, as a user's own would be, and captioned before and after."""
+    folder = out / "pictures"
     folder.mkdir()
     files = []
     for number in range(_PICTURES):
         file = folder / f"scene-{number + 1}.png"
         draw(draw_scene(_PICTURE_SEED, "test", number), _PICTURE_PIXELS).save(file)
         files.append(file)
+    captioner = Captioner.load(adapter=out / runs.ADAPTER)
     tuned = captioner.caption(files)
     with captioner.without_adapter():
         base = captioner.caption(files)
@@ -79,13 +73,3 @@ def _caption_pictures(captioner: Captioner, folder: Path) -> list[dict[str, str]
         {"image": file.name, "base": before, "tuned": after}
         for file, before, after in zip(files, base, tuned, strict=True)
     ]
-
-
-def _caption_photos(captioner: Captioner, folder: Path) -> list[dict[str, str]]:
-    """The sample photos, copied to where the user finds them, as the base captions them."""
-    shutil.copytree(_PHOTOS, folder)
-    files = sorted(folder.glob("*.jpg"))
-    with captioner.without_adapter():
-        captions = captioner.caption(files)
-    events.say(f"captioned the {len(files)} photos in {folder} with the base")
-    return [{"image": file.name, "base": caption} for file, caption in zip(files, captions, strict=True)]
