@@ -153,7 +153,7 @@ def evaluate(command: Evaluate) -> int:
     from captioncrafter.stages import evaluate as stage
     from captioncrafter.stages.report import report as write_report
 
-    options = _evaluation(command, "document_frequencies", "clip_model", "clip_revision", "spice_jar")
+    options = _evaluation(command, "document_frequencies", "clip_model", "clip_revision", "spice_jar", "java")
     if command.run is not None:
         _refuse(command.predictions, "PREDICTIONS", "--run captions the images itself")
         _refuse(command.references, "--references", "--run takes those of the run's data")
@@ -201,7 +201,7 @@ def compare(command: Compare) -> int:
 
     found = stage.compare(
         command.systems,
-        _evaluation(command, "resamples", "seed", "document_frequencies"),
+        _evaluation(command, "resamples", "seed", "document_frequencies", "java"),
         references=command.references,
         split=command.split,
         metrics=command.metrics,
