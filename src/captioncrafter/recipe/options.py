@@ -65,7 +65,7 @@ class Scenes(Section):
     questions_per_scene: int = Field(
         default=4, ge=1, le=5, description="Questions about each scene, each of another kind."
     )
-    image_size: int = Field(default=128, ge=32, le=1024, description="Pixels along a side.")
+    image_size: int = Field(default=224, ge=32, le=1024, description="Pixels along a side.")
 
 
 class Data(Section):
