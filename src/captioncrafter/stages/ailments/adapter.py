@@ -17,7 +17,7 @@ from captioncrafter.stages.ailments.adapter_layers import examine_layers
 from captioncrafter.stages.ailments.checkpoint import model_without_weights
 from captioncrafter.stages.ailments.documents import read_object
 from captioncrafter.stages.ailments.finding import BROKEN, Record
-from captioncrafter.stages.ailments.machine import is_newer, version_of
+from captioncrafter.stages.ailments.machine import tell_writer
 from captioncrafter.stages.ailments.weight_files import pickles_in
 
 _COPY = "Copy the adapter again from where it came."
@@ -93,14 +93,7 @@ def _examine_words(record: Record, folder: Path, written: dict[str, Any]) -> Non
     record.facts["rank"] = f"{written.get('r')}, alpha {written.get('lora_alpha')}"
     record.facts["targets"] = written.get("target_modules")
     if version := written.get("peft_version"):
-        record.facts["written by"] = f"peft {version}"
-        if is_newer(version, "peft"):
-            record.note(
-                "versions",
-                where,
-                f"written by peft {version}, newer than {version_of('peft')} here",
-                "pip install -U peft",
-            )
+        tell_writer(record, where, version, "peft", "pip install -U peft")
     start = str(written.get("init_lora_weights", True)).lower()
     if start.startswith(_CHANGES_BASE):
         record.warning(

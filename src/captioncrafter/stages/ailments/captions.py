@@ -60,6 +60,11 @@ def _each(splits: Splits) -> Iterator[tuple[str, Captioned]]:
             yield split, image
 
 
+def _texts(splits: Splits, meant: Callable[[str], bool]) -> list[str]:
+    """Where the captions stand that are `meant`, with their words."""
+    return [f"{split}: {image.name}: {text!r}" for split, image in _each(splits) for text in image.texts if meant(text)]
+
+
 def listed(names: Sequence[str]) -> tuple[str, ...]:
     """Some names as details: the first, and how many more there are."""
     more = (f"… and {len(names) - _SHOWN} more",) if len(names) > _SHOWN else ()
@@ -89,12 +94,7 @@ def _examine_empty(record: Record, where: object, splits: Splits) -> None:
             "Take the empty ones out (`captioncrafter prepare` does): as references they spoil every score.",
             details=listed(some),
         )
-    wordless = [
-        f"{split}: {image.name}: {text!r}"
-        for split, image in _each(splits)
-        for text in image.texts
-        if not normalise(text)
-    ]
+    wordless = _texts(splits, lambda text: not normalise(text))
     if wordless:
         record.warning(
             "wordless-captions",
@@ -106,12 +106,7 @@ def _examine_empty(record: Record, where: object, splits: Splits) -> None:
 
 
 def _examine_line_ends(record: Record, where: object, splits: Splits) -> None:
-    found = [
-        f"{split}: {image.name}: {text!r}"
-        for split, image in _each(splits)
-        for text in image.texts
-        if any(sign in text for sign in LINE_ENDS)
-    ]
+    found = _texts(splits, lambda text: any(sign in text for sign in LINE_ENDS))
     if found:
         record.warning(
             "line-separators",

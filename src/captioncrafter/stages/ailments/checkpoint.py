@@ -14,7 +14,7 @@ from captioncrafter.stages.ailments.documents import edit, read_object
 from captioncrafter.stages.ailments.finding import Record
 from captioncrafter.stages.ailments.head import HEAD, examine_head
 from captioncrafter.stages.ailments.layer_names import part_of
-from captioncrafter.stages.ailments.machine import is_newer, version_of
+from captioncrafter.stages.ailments.machine import tell_writer
 from captioncrafter.stages.ailments.processor import examine_processor
 from captioncrafter.stages.ailments.weight_files import examine_weight_files
 
@@ -96,14 +96,8 @@ def _examine_words(record: Record, found: Checkpoint, written: dict[str, Any]) -
     """What the configuration says in words, whether or not it can be used."""
     where = found.folder / CONFIG
     if version := written.get("transformers_version"):
-        record.facts["written by"] = f"transformers {version}"
-        if is_newer(version, "transformers"):
-            record.note(
-                "versions",
-                where,
-                f"written by transformers {version}, newer than {version_of('transformers')} here",
-                "Where it does not load: pip install -U transformers",
-            )
+        mend = "Where it does not load: pip install -U transformers"
+        tell_writer(record, where, version, "transformers", mend)
     classes = written.get("architectures") or ["Blip2ForConditionalGeneration"]
     if "Blip2ForConditionalGeneration" not in classes:
         record.warning(

@@ -80,8 +80,15 @@ def version_of(library: str) -> str | None:
         return None
 
 
-def is_newer(version: object, library: str) -> bool:
-    """Whether a file says it was made by a `library` newer than the one installed here."""
+def tell_writer(record: Record, where: object, version: object, library: str, mend: str) -> None:
+    """Takes down by which version of `library` a file says it was written, and notes one newer than that here."""
+    record.facts["written by"] = f"{library} {version}"
+    if _is_newer(version, library):
+        told = f"written by {library} {version}, newer than {version_of(library)} here"
+        record.note("versions", where, told, mend)
+
+
+def _is_newer(version: object, library: str) -> bool:
     installed = version_of(library)
     try:
         return installed is not None and Version(str(version)).release[:2] > Version(installed).release[:2]
