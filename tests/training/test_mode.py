@@ -1,7 +1,5 @@
 """While training, dropout is on in the parts in which something trains, and in no frozen one."""
 
-from pathlib import Path
-
 import pytest
 import torch
 from torch import nn
@@ -9,20 +7,9 @@ from torch import nn
 from captioncrafter import recipe
 from captioncrafter.model.stock import Tuned
 from captioncrafter.training.mode import evaluation_mode, training_mode
-from tiny import write_tiny_opt_checkpoint
 from trainees import Beginning
 
 PARTS = ("vision_model", "qformer", "language_projection", "language_model.encoder", "language_model.decoder")
-
-
-@pytest.fixture(scope="module")
-def beginning(tiny_checkpoint: Path) -> Beginning:
-    return Beginning(tiny_checkpoint)
-
-
-@pytest.fixture(scope="module")
-def opt(tmp_path_factory: pytest.TempPathFactory) -> Beginning:
-    return Beginning(write_tiny_opt_checkpoint(tmp_path_factory.mktemp("opt") / "blip2-opt"))
 
 
 def training(start: Beginning, preset: str, **options: object) -> Tuned:
@@ -51,8 +38,8 @@ def in_training_mode(tuned: Tuned, parts: tuple[str, ...]) -> set[str]:
         ("full-bridge", {"language_model.encoder", "language_model.decoder", "qformer", "language_projection"}),
     ],
 )
-def test_just_the_parts_of_the_preset_are_in_training_mode(beginning: Beginning, preset: str, expected: set[str]):
-    assert in_training_mode(training(beginning, preset), PARTS) == expected
+def test_just_the_parts_of_the_preset_are_in_training_mode(start: Beginning, preset: str, expected: set[str]):
+    assert in_training_mode(training(start, preset), PARTS) == expected
 
 
 @pytest.mark.parametrize(("preset", "expected"), [("fast", set()), ("quality", {"qformer"})])
@@ -62,16 +49,16 @@ def test_a_decoder_only_language_model_is_one_part(opt: Beginning, preset: str, 
     assert in_training_mode(training(opt, preset), parts) == {"language_model"} | expected
 
 
-def test_after_evaluation_mode_nothing_is_in_training_mode(beginning: Beginning):
-    tuned = training(beginning, "quality")
+def test_after_evaluation_mode_nothing_is_in_training_mode(start: Beginning):
+    tuned = training(start, "quality")
 
     evaluation_mode(tuned)
 
     assert not any(module.training for module in tuned.modules())
 
 
-def test_training_mode_again_after_evaluation_is_the_same(beginning: Beginning):
-    tuned = training(beginning, "fast")
+def test_training_mode_again_after_evaluation_is_the_same(start: Beginning):
+    tuned = training(start, "fast")
     before = [module.training for module in tuned.modules()]
 
     evaluation_mode(tuned)
@@ -102,8 +89,8 @@ def q_former_varies(tuned: Tuned) -> bool:
 @pytest.mark.parametrize(("preset", "encoder", "q_former"), [
     ("fast", False, False), ("efficient", True, False), ("quality", True, True),
 ])  # fmt: skip
-def test_dropout_acts_where_something_trains(beginning: Beginning, preset: str, encoder: bool, q_former: bool):
-    tuned = training(beginning, preset)
+def test_dropout_acts_where_something_trains(start: Beginning, preset: str, encoder: bool, q_former: bool):
+    tuned = training(start, preset)
 
     assert (encoder_varies(tuned), q_former_varies(tuned)) == (encoder, q_former)
 
@@ -116,9 +103,9 @@ def with_attention_dropout_alone(tuned: Tuned) -> Tuned:
     return tuned
 
 
-def test_the_attention_dropout_of_t5_acts_in_training_mode_only(beginning: Beginning):
-    frozen = with_attention_dropout_alone(training(beginning, "fast"))
-    trained = with_attention_dropout_alone(training(beginning, "efficient"))
+def test_the_attention_dropout_of_t5_acts_in_training_mode_only(start: Beginning):
+    frozen = with_attention_dropout_alone(training(start, "fast"))
+    trained = with_attention_dropout_alone(training(start, "efficient"))
 
     assert (encoder_varies(frozen), encoder_varies(trained)) == (False, True)
     evaluation_mode(trained)
@@ -126,8 +113,8 @@ def test_the_attention_dropout_of_t5_acts_in_training_mode_only(beginning: Begin
 
 
 @pytest.mark.parametrize("wanted", [True, False])
-def test_gradient_checkpointing_is_on_where_the_recipe_says(beginning: Beginning, wanted: bool):
-    tuned = training(beginning, "efficient", gradient_checkpointing=wanted)
+def test_gradient_checkpointing_is_on_where_the_recipe_says(start: Beginning, wanted: bool):
+    tuned = training(start, "efficient", gradient_checkpointing=wanted)
 
     blocks = [
         block for name in ("encoder", "decoder") for block in getattr(tuned.get_base_model().language_model, name).block
