@@ -1,12 +1,14 @@
 """`captioncrafter doctor` as a user meets it."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 
 from captioncrafter.cli import main
+from captioncrafter.stages import doctor
 from tiny import write_tiny_dataset
 
 
@@ -104,3 +106,15 @@ def test_the_signs_of_a_hostile_name_do_not_reach_the_terminal(tmp_path: Path, c
     shown = capsys.readouterr().out
     assert "\x1b" not in shown
     assert "\\x1b[2Jone" in shown
+
+
+def test_every_ailment_stands_in_the_guide():
+    stages = Path(doctor.__file__).parent
+    code = "".join(file.read_text() for file in [stages / "doctor.py", *(stages / "ailments").glob("*.py")])
+    told = set(re.findall(r'\b(?:error|warning|note|attempt|tell)\(\s*f?"([a-z0-9-]+)"', code))
+    listed = set(re.findall(r'^ {8}"([a-z-]+)": [(\[l]', code, re.M))  # tables of ailments
+    guide = (Path(__file__).parents[2] / "docs" / "doctor.md").read_text(encoding="utf-8")
+
+    assert len(told) > 90
+    assert len(listed) == 9
+    assert told | listed <= set(re.findall(r"`([a-z0-9-]+)`", guide))

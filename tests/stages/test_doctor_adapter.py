@@ -80,6 +80,16 @@ def test_a_base_that_is_not_to_be_had_is_found(adapter: Path):
     assert troubles(adapter) == {"base-absent"}
 
 
+def test_whether_the_base_is_the_one_is_left_open_where_its_weights_are_not_here(
+    adapter: Path, tiny_checkpoint: Path, tmp_path: Path
+):
+    small = shutil.copytree(tiny_checkpoint, tmp_path / "small", ignore=shutil.ignore_patterns("*.safetensors"))
+    edit(adapter / CAPTIONING, base=str(small))
+    edit(adapter / CONFIG, base_model_name_or_path=str(small))
+
+    assert {name: finding.severity for name, finding in ailments(adapter).items()} == {"base-not-here": "note"}
+
+
 def test_an_adapter_that_names_no_base_is_found(adapter: Path):
     (adapter / CAPTIONING).unlink()
     edit(adapter / CONFIG, base_model_name_or_path=None)

@@ -281,6 +281,16 @@ def test_another_layer_norm_than_the_published_is_a_note(copy: Path):
     assert ailments(copy)["layer-norm"].severity == "note"
 
 
+@pytest.mark.parametrize(("kind", "found"), [("gelu", False), ("gelu_new", True)])
+def test_another_activation_than_the_published_is_a_note(copy: Path, kind: str, found: bool):
+    config = json.loads((copy / "config.json").read_text())
+    vision = config["vision_config"] | {"hidden_size": 1408, "num_attention_heads": 16}
+    text = config["text_config"] | {"dense_act_fn": kind, "feed_forward_proj": f"gated-{kind.removesuffix('_new')}"}
+    edited(copy / "config.json", vision_config=vision, text_config=text)
+
+    assert ("activation" in ailments(copy)) is found
+
+
 def test_a_t5_that_cannot_generate_is_found(copy: Path):
     text = json.loads((copy / "config.json").read_text())["text_config"]
     edited(copy / "config.json", text_config=text | {"num_decoder_layers": 3})

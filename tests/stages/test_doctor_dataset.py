@@ -129,6 +129,8 @@ def test_one_caption_of_five_is_found(splits: dict[str, list[Row]], tmp_path: Pa
         (["a dog one", "a dog\u2028on grass"], "line-separators"),
         (["a dog one", "a dog\x85on grass"], "line-separators"),
         (["a dog one", "a dog\non grass"], "line-separators"),
+        (["a dog one", "a <b>dog</b> on grass"], "markup"),
+        (["a dog one", "a dog</s> on grass"], "markup"),
     ],
 )
 def test_an_odd_caption_is_found(splits: dict[str, list[Row]], captions: list[str], ailment: str, tmp_path: Path):
@@ -216,6 +218,18 @@ def test_pictures_that_other_programs_show_wrongly_are_notes(splits: dict[str, l
     assert {finding.severity for finding in found.values()} == {"note"}
 
 
+def test_prompts_that_hold_image_positions_are_found(splits: dict[str, list[Row]], tmp_path: Path):
+    import datasets
+
+    found = datasets.load_from_disk(str(write(tmp_path / "data", **splits)))
+    asked = found.map(lambda row: {"prompt": "<image> what is it" if row["image_id"] == "1.png" else "what is it"})
+    asked.save_to_disk(tmp_path / "asked")
+
+    positions = ailments(tmp_path / "asked")["positions"]
+
+    assert positions.details == ("<image> what is it",)
+
+
 def test_other_columns_are_found(tmp_path: Path):
     import datasets
 
@@ -297,3 +311,26 @@ def test_a_file_that_holds_no_captions_is_found(tmp_path: Path, text: str):
     file.write_text(text)
 
     assert troubles(file) == {"caption-file"}
+
+
+def test_one_caption_for_most_images_is_found(tmp_path: Path):
+    def captioned(alike: int) -> Path:
+        texts = ["A dog on grass." if number < alike else f"a cat {number}" for number in range(20)]
+        rows = [{"image_id": str(number), "caption": text} for number, text in enumerate(texts)]
+        return write_lines(tmp_path / f"{alike}.jsonl", rows)
+
+    assert troubles(captioned(10)) == set()
+    assert troubles(captioned(11)) == {"one-for-many"}
+
+
+def test_the_same_answer_to_most_questions_is_no_ailment(tmp_path: Path):
+    rows = [{"image_id": str(n), "caption": "yes"} for n in range(12)]
+
+    assert troubles(write_lines(tmp_path / "answers.jsonl", rows)) == set()
+
+
+@pytest.mark.parametrize("text", ["ssssssssssss", "a dog dog dog dog on grass", "a dog, dog, dog, dog"])
+def test_captions_that_say_one_thing_over_and_over_are_found(text: str, tmp_path: Path):
+    rows = [{"image_id": "1", "caption": "a very very good dog"}, {"image_id": "2", "caption": text}]
+
+    assert ailments(write_lines(tmp_path / "p.jsonl", rows))["stutter"].details == (f"2: {text}",)

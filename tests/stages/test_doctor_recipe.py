@@ -162,6 +162,18 @@ def test_a_name_that_is_not_in_the_hub_cache_is_a_finding_offline(tmp_path: Path
     assert set(ailments("no body/nothing")) == {"not-to-be-had"}
 
 
+def test_small_files_whose_weights_the_hub_does_not_show_are_judged_and_that_is_told(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    folder = snapshot(tmp_path, monkeypatch)
+    for file in tiny_checkpoint.glob("*.json"):
+        (folder / file.name).write_bytes(file.read_bytes())
+
+    found = ailments("some/base")
+
+    assert {name: finding.severity for name, finding in found.items()} == {"weights-not-seen": "note"}
+
+
 def test_a_whole_checkpoint_in_the_hub_cache_is_examined(
     tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -223,6 +223,25 @@ def test_captions_that_do_not_depend_on_the_image_are_found(run: Path):
     assert {"no-better", "does-not-look"} <= troubles(run)
 
 
+def test_what_nobody_foresaw_is_a_finding_and_no_traceback(run: Path):
+    rows = [{"kind": "validation", "step": 0, "CIDEr": "high"}, {"kind": "validation", "step": 1, "CIDEr": 0.3}]
+    (run / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    found = ailments(run)["damaged"]
+
+    assert (found.severity, found.where) == ("error", str(run))
+    assert "cannot be examined any further" in found.what
+
+
+def test_a_runs_own_captions_are_looked_at(run: Path):
+    rows = [{"image_id": f"{number}", "caption": "a dog on grass"} for number in range(12)]
+    (run / "predictions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert "one-for-many" in troubles(run)
+
+    (run / "predictions.jsonl").write_text("{")
+    assert "caption-file" in troubles(run)
+
+
 def test_other_versions_are_a_note_that_names_them(run: Path):
     edit(run / "manifest.json", versions={"torch": "1.0"})
 

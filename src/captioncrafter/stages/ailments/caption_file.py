@@ -1,17 +1,22 @@
 """A file of captions: predictions or references, as JSON lines or COCO's JSON."""
 
-from collections.abc import Callable
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from captioncrafter import runs
 from captioncrafter.data.caption_files import read_predictions, read_references
+from captioncrafter.data.captions import normalise
 from captioncrafter.errors import DataError
-from captioncrafter.stages.ailments.captions import LINE_ENDS, Captioned, default_limit, examine_captions
+from captioncrafter.stages.ailments.captions import LINE_ENDS, Captioned, default_limit, examine_captions, listed
 from captioncrafter.stages.ailments.documents import keep, may_change
 from captioncrafter.stages.ailments.finding import BROKEN, Record
 
 _MEND = 'Correct the file: JSON lines {"image_id": …, "caption": …} or {"image_id": …, "captions": […]}, or COCO\'s.'
+_STUTTER = re.compile(r"(\w)\1{7}|\b(\w+)(?:\W+\2\b){3}")
+_MANY, _WORDS_OF_AN_ANSWER = 10, 2
 
 
 def examine_caption_file(record: Record, path: Path) -> None:
@@ -27,7 +32,7 @@ def examine_caption_file(record: Record, path: Path) -> None:
     if record.facts["holds"] == "references":
         examine_captions(record, path, rows, limit=default_limit())
     else:
-        _examine_predictions(record, path, captions)
+        _examine_predictions(record, path, {image: text for image, (text,) in captions.items()})
     _offer_repair(record, path)
 
 
@@ -42,13 +47,26 @@ def _read(record: Record, path: Path) -> dict[str, list[str]]:
     return found
 
 
-def _examine_predictions(record: Record, path: Path, captions: dict[str, list[str]]) -> None:
-    empty = [image for image, (text,) in captions.items() if not text.strip()]
+def examine_predictions_of(record: Record, path: Path) -> None:
+    """What a run wrote of its images, where it did; it is the run's, so that nothing is mended here."""
+    if not path.is_file():
+        return
+    try:
+        captions = read_predictions(path)
+    except (DataError, *BROKEN) as error:
+        told = str(error).removeprefix(f"{path}: ").removeprefix(f"{path}, ")
+        record.error("caption-file", path, told, "Write it again: captioncrafter evaluate --run RUN")
+        return
+    _examine_predictions(record, path, captions)
+
+
+def _examine_predictions(record: Record, path: Path, captions: Mapping[str, str]) -> None:
+    empty = [image for image, text in captions.items() if not text.strip()]
     if empty:
         record.warning(
             "empty-captions", path, f"{len(empty)} predictions are empty", "Caption these images.", details=tuple(empty)
         )
-    odd = [image for image, (text,) in captions.items() if any(sign in text for sign in LINE_ENDS)]
+    odd = [image for image, text in captions.items() if any(sign in text for sign in LINE_ENDS)]
     if odd:
         record.warning(
             "line-separators",
@@ -57,6 +75,30 @@ def _examine_predictions(record: Record, path: Path, captions: dict[str, list[st
             "wrong image. Here they are spaces",
             "Replace them by spaces before another program scores them.",
             details=tuple(odd),
+        )
+    _examine_sense(record, path, captions)
+
+
+def _examine_sense(record: Record, path: Path, captions: Mapping[str, str]) -> None:
+    """Captions that no image is needed for, and those of a model whose numbers broke."""
+    stuttering = [f"{image}: {text}" for image, text in captions.items() if _STUTTER.search(text)]
+    if stuttering:
+        record.warning(
+            "stutter",
+            path,
+            f"{len(stuttering)} of {len(captions)} predictions say one word or sign over and over",
+            "T5 in float16 writes so (LAVIS#206): caption in bfloat16 or float32. Otherwise it is trained too little, "
+            "or too long; decoding.repetition_penalty hides it.",
+            details=listed(stuttering),
+        )
+    counts = Counter(map(normalise, captions.values()))
+    text, times = max(counts.items(), key=lambda one: one[1], default=("", 0))
+    if times >= _MANY and times > len(captions) / 2 and len(text.split()) > _WORDS_OF_AN_ANSWER:
+        record.warning(
+            "one-for-many",
+            path,
+            f'{times} of {len(captions)} images have the same caption, "{text}": whoever wrote it hardly looked',
+            "See that the image reaches the model: `captioncrafter doctor` of its base and adapter says more.",
         )
 
 

@@ -1,5 +1,6 @@
 """The captions of a dataset or a file: empty, over-long, odd, copied from one split into another."""
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from captioncrafter.stages.ailments.finding import Record
 LINE_ENDS = "\n\r\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029"
 """What a tokenizer that reads a caption a line takes for the end of one (`str.splitlines`)."""
 
+_MARKUP = re.compile(r"</?[A-Za-z][^<>]*>")
 _SHOWN = 20
 _SHARED_SHARE = 0.2
 _FEW_LONG = 0.01
@@ -48,6 +50,7 @@ def examine_captions(record: Record, where: object, splits: Splits, *, length: L
     """All about the captions of every split; `length` counts what training is limited to `limit` of."""
     _examine_empty(record, where, splits)
     _examine_line_ends(record, where, splits)
+    _examine_markup(record, where, splits)
     _examine_lengths(record, where, splits, length, limit)
     _examine_number(record, where, splits)
     _examine_repeats(record, where, splits)
@@ -114,6 +117,19 @@ def _examine_line_ends(record: Record, where: object, splits: Splits) -> None:
             f"{len(found)} captions hold a line separator (a line feed, U+2028 or its like): coco-caption's tokenizer "
             "gives a line too many there and scores every later caption against the wrong one. Here they are spaces",
             "Replace them by spaces before another program scores with them.",
+            details=listed(found),
+        )
+
+
+def _examine_markup(record: Record, where: object, splits: Splits) -> None:
+    found = _texts(splits, lambda text: _MARKUP.search(text) is not None)
+    if found:
+        record.warning(
+            "markup",
+            where,
+            f"{len(found)} captions hold something in angle brackets: HTML would be learned, and a tokenizer reads "
+            "the likes of </s> and <image> as signs of its own",
+            "Take it out. Reports show it as it stands and never as HTML.",
             details=listed(found),
         )
 

@@ -20,6 +20,7 @@ from captioncrafter.stages.ailments.weight_files import examine_weight_files
 
 CONFIG = "config.json"
 _HALF = ("float16", "torch.float16")
+_PUBLISHED_VISION_WIDTH = 1408
 
 
 @dataclass(frozen=True)
@@ -144,6 +145,20 @@ def _examine_config(record: Record, found: Checkpoint, config: Any) -> None:
             where,
             f"the vision transformer's layer_norm_eps is {eps}; the published models were trained with 1e-06",
             "Check it against the checkpoint's source (transformers#24854).",
+        )
+    _examine_activation(record, where, config)
+
+
+def _examine_activation(record: Record, where: object, config: Any) -> None:
+    """The published flan-T5 ones say `gelu` where flan-T5 itself says `gelu_new`: a hand may have "corrected" it."""
+    if is_decoder_only(config) or config.vision_config.hidden_size != _PUBLISHED_VISION_WIDTH:
+        return
+    if (activation := config.text_config.dense_act_fn) != "gelu":
+        record.note(
+            "activation",
+            where,
+            f"the language model's dense_act_fn is {activation}; the published flan-T5 models say gelu",
+            "Check it against the checkpoint's source: what config.json says is what is computed.",
         )
 
 

@@ -10,6 +10,7 @@ import datasets
 
 from captioncrafter.data.dataset import FEATURES, PROMPT, without_progress_bars
 from captioncrafter.data.example import SPLITS
+from captioncrafter.model.checkpoint import IMAGE_TOKEN
 from captioncrafter.stages.ailments.captions import (
     Captioned,
     Length,
@@ -41,6 +42,8 @@ def examine_dataset(
     prompted = {name for name, split in usable.items() if PROMPT in split.column_names}
     for name, images in captioned.items():
         _examine_ids(record, folder, name, images, prompted=name in prompted)
+        if name in prompted:
+            _examine_prompts(record, folder, name, usable[name])
     examine_captions(record, folder, captioned, length=length, limit=limit or default_limit())
     total = sum(map(len, captioned.values()))
     images = (stored for name, split in usable.items() for stored in _stored(name, split, captioned[name]))
@@ -153,6 +156,19 @@ def _examine_ids(record: Record, folder: Path, name: str, images: list[Captioned
             f"split {name}: {len(leaving)} ids are paths that lead out of any folder",
             "Rename them: a program that makes file names of ids would write elsewhere.",
             details=listed(leaving),
+        )
+
+
+def _examine_prompts(record: Record, folder: Path, name: str, split: datasets.Dataset) -> None:
+    held = [str(prompt) for prompt in split[PROMPT] if IMAGE_TOKEN in str(prompt)]
+    if held:
+        record.error(
+            "positions",
+            folder,
+            f"split {name}: {len(held)} prompts hold {IMAGE_TOKEN}: the processor writes those positions itself, and "
+            "more of them than queries is no image",
+            f"Take {IMAGE_TOKEN} out of the prompts.",
+            details=listed(held),
         )
 
 

@@ -12,6 +12,7 @@ from captioncrafter.errors import CaptionCrafterError
 from captioncrafter.generation.origin import CAPTIONING
 from captioncrafter.model import checkpoint
 from captioncrafter.stages.ailments.adapter import Named, base_on_disk, examine_adapter
+from captioncrafter.stages.ailments.caption_file import examine_predictions_of
 from captioncrafter.stages.ailments.checkpoint import examine_checkpoint
 from captioncrafter.stages.ailments.dataset import examine_dataset
 from captioncrafter.stages.ailments.documents import read_object
@@ -47,6 +48,7 @@ def examine_run(record: Record, folder: Path) -> None:
     with record.attempt("torn-checkpoint", folder / runs.CHECKPOINTS, _BRANCH):
         examine_checkpoints(record, folder, manifest, at_work=at_work)
     _examine_adapter(record, folder, options)
+    examine_predictions_of(record, folder / runs.PREDICTIONS)
     if options is not None:
         _examine_origins(record, folder, options, manifest)
 
