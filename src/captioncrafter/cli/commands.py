@@ -31,11 +31,11 @@ class Prepare:
     """Read captioned images in any known layout, check every one, write a dataset folder with its audit."""
 
     source: Positional[Path]
-    """Folder (or captions file) of the captioned images."""
+    """Folder (or captions file) of the captioned images: Flickr8k, Flickr30k, COCO or Karpathy's splits of them."""
     out: Path
     """Dataset folder to write; a Hugging Face dataset that load_from_disk reads."""
     layout: str | None = None
-    """How SOURCE is laid out; found by looking when left out."""
+    """How SOURCE is laid out (flickr8k, kaggle, coco, karpathy; docs/data.md); found by looking when left out."""
     seed: int = 0
     """Decides the splits where SOURCE brings none."""
     overwrite: bool = False

@@ -28,8 +28,8 @@ def read_predictions(path: Path) -> dict[str, str]:
     for place, row in _rows(path):
         image, caption = _image_id(row, path, place), row.get("caption")
         if not isinstance(caption, str):
-            raise DataError(f'{path}, {place}: expected {{"image_id": …, "caption": "…"}}, found {_short(row)}.')
-        _refuse_half_characters(caption, path, place)
+            raise DataError(f'{path}, {place}: expected {{"image_id": …, "caption": "…"}}, found {shortened(row)}.')
+        refuse_half_characters(caption, path, place)
         if image in found:
             twice[image] = None
         found[image] = caption
@@ -116,7 +116,7 @@ def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     if isinstance(value, list):
         for number, row in enumerate(value, start=1):
             if not isinstance(row, dict):
-                raise DataError(f"{path}, entry {number}: expected a JSON object, found {_short(row)}.")
+                raise DataError(f"{path}, entry {number}: expected a JSON object, found {shortened(row)}.")
             yield f"entry {number}", row
         return
     for number, row in runs.numbered_jsonl(path, text):
@@ -135,16 +135,16 @@ def _text(path: Path) -> str:
 def _image_id(row: dict[str, Any], path: Path, place: str) -> str:
     image = row.get("image_id")
     if isinstance(image, bool) or not isinstance(image, str | int):
-        raise DataError(f"{path}, {place}: no image_id in {_short(row)}.")
+        raise DataError(f"{path}, {place}: no image_id in {shortened(row)}.")
     return str(image)
 
 
 def _captions(row: dict[str, Any], path: Path, place: str) -> Iterable[str]:
     captions = row.get("captions", [row.get("caption")])
     if not isinstance(captions, list) or not captions or not all(isinstance(text, str) for text in captions):
-        raise DataError(f'{path}, {place}: expected {{"image_id": …, "captions": ["…"]}}, found {_short(row)}.')
+        raise DataError(f'{path}, {place}: expected {{"image_id": …, "captions": ["…"]}}, found {shortened(row)}.')
     for text in captions:
-        _refuse_half_characters(text, path, place)
+        refuse_half_characters(text, path, place)
     return captions
 
 
@@ -154,8 +154,8 @@ def _refuse_again(annotation: Any, known: set[str], path: Path, place: str) -> N
     known.add(str(annotation))
 
 
-def _refuse_half_characters(caption: str, path: Path, place: str) -> None:
-    """JSON can spell half of an emoji (a program cut the text there), which no file and no tokenizer takes."""
+def refuse_half_characters(caption: str, path: Path, place: str) -> None:
+    """Raises `DataError` for half an emoji, which JSON can spell (a program cut the text) and no other file takes."""
     try:
         caption.encode()
     except UnicodeEncodeError as error:
@@ -163,6 +163,7 @@ def _refuse_half_characters(caption: str, path: Path, place: str) -> None:
         raise DataError(f"{path}, {place}: the caption holds half a character ({half}). Take it out.") from None
 
 
-def _short(value: Any) -> str:
+def shortened(value: Any) -> str:
+    """A JSON value as a message shows it."""
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 80 else text[:79] + "…"

@@ -92,7 +92,9 @@ def _size(count: int) -> str:
 def _tell(audit: Audit, out: Path) -> None:
     for name, split in audit.splits.items():
         events.say(f"{name}: {split.images} images with {split.captions} captions")
-    if audit.seed is not None:
+    if audit.seed is None:
+        events.say(f"splits from {audit.splits_from}")
+    else:
         events.warn(
             f"the source has no split lists: images were divided by {audit.splits_from}. Scores on this test split do "
             "not compare with published ones"

@@ -1,10 +1,12 @@
 """Which layout a folder has."""
 
+import inspect
 from pathlib import Path
 
 import pytest
 
-from captioncrafter.data.layouts.detect import read_source
+from captioncrafter.cli.commands import Prepare
+from captioncrafter.data.layouts.detect import LAYOUTS, read_source
 from captioncrafter.errors import DataError, InputError
 from sources import write_flickr8k, write_kaggle
 
@@ -54,8 +56,23 @@ def test_no_layout_is_told_with_what_was_looked_for_and_what_is_there(tmp_path: 
         f"{tmp_path}: holds no captioned images in a known layout. Looked for\n"
         "  flickr8k: Flickr8k.token.txt\n"
         "  kaggle: captions.txt with the header image,caption\n"
+        "  coco: captions_train2014.json or captions_val2014.json, or those of 2017\n"
+        "  karpathy: dataset_coco.json, dataset_flickr8k.json or dataset_flickr30k.json\n"
         "Found notes.txt, photos/."
     )
+
+
+def test_a_dataset_folder_is_said_to_need_no_preparing(tmp_path: Path):
+    (tmp_path / "dataset_dict.json").touch()
+
+    with pytest.raises(DataError, match=r"It is a dataset folder already .* data\.path"):
+        read_source(tmp_path)
+
+
+def test_the_help_names_every_layout():
+    names = ", ".join(layout.NAME for layout in LAYOUTS)
+
+    assert f"How SOURCE is laid out ({names};" in inspect.getsource(Prepare)
 
 
 def test_an_empty_folder_is_said_to_hold_nothing(tmp_path: Path):
@@ -75,7 +92,9 @@ def test_an_unknown_layout_names_the_nearest(tmp_path: Path):
     with pytest.raises(InputError) as refused:
         read_source(tmp_path, "flikr8k")
 
-    assert str(refused.value) == 'no layout is called "flikr8k". There are flickr8k, kaggle. Did you mean "flickr8k"?'
+    assert str(refused.value) == (
+        'no layout is called "flikr8k". There are flickr8k, kaggle, coco, karpathy. Did you mean "flickr8k"?'
+    )
 
 
 def test_a_missing_folder_is_named(tmp_path: Path):

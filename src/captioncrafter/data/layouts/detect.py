@@ -6,7 +6,7 @@ from typing import Protocol
 
 from captioncrafter import errors
 from captioncrafter.data.example import Source
-from captioncrafter.data.layouts import flickr8k, kaggle
+from captioncrafter.data.layouts import coco, flickr8k, kaggle, karpathy
 from captioncrafter.errors import DataError, InputError
 
 _SHOWN_NAMES = 12
@@ -25,6 +25,10 @@ class Layout(Protocol):
         """The mark it is known by, in words."""
         ...
 
+    def knows(self, file: Path, /) -> bool:
+        """Whether a file is one by which the layout is known."""
+        ...
+
     def find(self, root: Path, /) -> Path | None:
         """The file by which the layout is known, None where there is none."""
         ...
@@ -34,7 +38,7 @@ class Layout(Protocol):
         ...
 
 
-LAYOUTS: Sequence[Layout] = (flickr8k, kaggle)
+LAYOUTS: Sequence[Layout] = (flickr8k, kaggle, coco, karpathy)
 
 
 def read_source(path: Path, layout: str | None = None) -> Source:
@@ -46,12 +50,11 @@ def read_source(path: Path, layout: str | None = None) -> Source:
     if not path.exists():
         raise DataError(f"{path}: no such file or folder.")
     wanted = [_named(layout)] if layout else LAYOUTS
-    if path.is_file() and layout:
-        return wanted[0].read(path.parent, path)
     root = path.parent if path.is_file() else path
-    found = [(candidate, captions) for candidate in wanted if (captions := candidate.find(root))]
     if path.is_file():
-        found = [(candidate, captions) for candidate, captions in found if captions == path]
+        found = [(candidate, path) for candidate in wanted if layout or candidate.knows(path)]
+    else:
+        found = [(candidate, captions) for candidate in wanted if (captions := candidate.find(root))]
     if len(found) != 1:
         raise DataError(_several(path, found) if found else _none(path, root, wanted))
     candidate, captions = found[0]
@@ -72,7 +75,14 @@ def _several(path: Path, found: Sequence[tuple[Layout, Path]]) -> str:
 
 def _none(path: Path, root: Path, wanted: Sequence[Layout]) -> str:
     looked_for = "".join(f"\n  {layout.NAME}: {layout.LOOKS_FOR}" for layout in wanted)
-    return f"{path}: holds no captioned images in a known layout. Looked for{looked_for}\nFound {_contents(root)}."
+    hint = (
+        "\nIt is a dataset folder already and needs no preparing: name it as data.path in a recipe "
+        "(docs/custom_tasks.md tells which columns it has to have)."
+    )
+    hint = hint if (root / "dataset_dict.json").is_file() else ""
+    return (
+        f"{path}: holds no captioned images in a known layout. Looked for{looked_for}\nFound {_contents(root)}.{hint}"
+    )
 
 
 def _contents(root: Path) -> str:

@@ -23,6 +23,11 @@ LICENCE = (
 _CAPTIONS = (LOOKS_FOR, "results_20130124.token")
 
 
+def knows(file: Path) -> bool:
+    """Whether a file is called as this layout's captions file is."""
+    return file.name.lower() in {name.lower() for name in _CAPTIONS}
+
+
 def find(root: Path) -> Path | None:
     """The captions file, None when `root` is laid out otherwise."""
     return find_file(root, _CAPTIONS)

@@ -19,12 +19,18 @@ from captioncrafter.errors import DataError
 NAME = "kaggle"
 LOOKS_FOR = "captions.txt with the header image,caption"
 
+_CAPTIONS = ("captions.txt", "captions.csv")
 _HEADER = ["image", "caption"]
+
+
+def knows(file: Path) -> bool:
+    """Whether a file is called and begins as this layout's captions file does."""
+    return file.name.lower() in _CAPTIONS and _has_header(file)
 
 
 def find(root: Path) -> Path | None:
     """The captions file, None when `root` is laid out otherwise."""
-    found = find_file(root, ["captions.txt", "captions.csv"])
+    found = find_file(root, _CAPTIONS)
     return found if found and _has_header(found) else None
 
 

@@ -1,7 +1,7 @@
 """Finding caption files and image folders under the names people give them."""
 
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ _USUAL_NAMES = frozenset(
         "flickr8k-images",
         "flickr30k_images",
         "flickr30k-images",
+        "coco",
     }
 )
 _DEPTH = 2
@@ -67,6 +68,15 @@ def find_images(root: Path, named: Collection[str], *, captions: str) -> ImageFo
     )
 
 
+def find_folders(root: Path, names: Collection[str]) -> dict[str, Path]:
+    """The folders in or beside `root` that have one of `names`, the nearest of each; those that are not there lack."""
+    found: dict[str, Path] = {}
+    for folder in [*folders(root), *_siblings(root, names)]:
+        if folder.name in names:
+            found.setdefault(folder.name, folder)
+    return found
+
+
 def folders(root: Path) -> Iterator[Path]:
     """`root` and the folders in it, level by level, as deep as published archives nest; hidden ones are left out."""
     level = [root]
@@ -92,6 +102,16 @@ def list_images(folder: Path, *, deep: bool = False) -> ImageFolder:
     return ImageFolder(folder, files, frozenset(outside))
 
 
+def list_together(parts: Mapping[str, Path]) -> ImageFolder:
+    """The image files of several folders as one: each is named by the key of its folder, a slash and its own name."""
+    listings = {key: list_images(folder) for key, folder in parts.items()}
+    return ImageFolder(
+        Path(os.path.commonpath(parts.values())),
+        {f"{key}/{name}": file for key, listing in listings.items() for name, file in listing.files.items()},
+        frozenset(f"{key}/{name}" for key, listing in listings.items() for name in listing.outside),
+    )
+
+
 def _without_links(path: Path) -> Path:
     """Unlike `Path.resolve`, which raises RuntimeError for a link that leads to itself (Python 3.11 and 3.12)."""
     return Path(os.path.realpath(path))
@@ -103,16 +123,26 @@ def _as_text(name: Path) -> str:
 
 
 def _inner_folders(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if not path.name.startswith(".") and path.is_dir())
+    # Entries of a folder know whether they are folders: the disk need not be asked about each of 82,783 photos. What a
+    # link leads to it is asked, by pathlib, which answers for one that leads to itself.
+    with os.scandir(folder) as entries:
+        shown = [entry for entry in entries if not entry.name.startswith(".")]
+    return sorted(
+        folder / entry.name
+        for entry in shown
+        if ((folder / entry.name).is_dir() if entry.is_symlink() else entry.is_dir())
+    )
 
 
-def _siblings(root: Path) -> list[Path]:
+def _siblings(root: Path, names: Collection[str] = ()) -> list[Path]:
     """The archives of texts and images unpack beside each other: given the one, the other is a neighbour.
 
-    Flickr8k_Dataset.zip, unpacked into a folder of its own name, holds Flicker8k_Dataset.
+    Flickr8k_Dataset.zip, unpacked into a folder of its own name, holds Flicker8k_Dataset. Neighbours called one of
+    `names` count too.
     """
     try:
-        beside = [folder for folder in _inner_folders(root.resolve().parent) if folder.name.lower() in _USUAL_NAMES]
+        neighbours = _inner_folders(root.resolve().parent)
+        beside = [one for one in neighbours if one.name.lower() in _USUAL_NAMES or one.name in names]
         return [found for folder in beside for found in (folder, *_inner_folders(folder))]
     except PermissionError:
         return []
