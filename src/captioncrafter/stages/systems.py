@@ -18,7 +18,8 @@ class Evaluated:
     """A run's evaluation, as its folder holds it: the run's recipe, and what it was captioned of.
 
     `data` is the fingerprint of the images and references, `split` their split; `corpus` the captions whose document
-    frequencies weighed CIDEr, None for the references' own.
+    frequencies weighed CIDEr, None for the references' own. `references` is the hash of what it was scored against,
+    `scorer` what `scores.json` says of who scored.
     """
 
     folder: Path
@@ -26,6 +27,8 @@ class Evaluated:
     split: str
     data: str | None
     corpus: str | None
+    references: str | None
+    scorer: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -95,9 +98,11 @@ def _of_run(run: Path, folder: Path) -> Model:
             f"`captioncrafter evaluate --run {run}` writes it anew."
         )
     options = recipe.build(runs.Run.open(run).recipe(), source=str(run / runs.RECIPE))
-    weighed_by = scores.get("scorer", {}).get("document_frequencies", _OWN_FREQUENCIES)
+    scorer = scores.get("scorer", {})
+    weighed_by = scorer.get("document_frequencies", _OWN_FREQUENCIES)
     corpus = None if weighed_by == _OWN_FREQUENCIES else weighed_by
-    evaluated = Evaluated(folder, options, scores["split"], scores.get("data"), corpus)
+    against = scores.get("references_hash")
+    evaluated = Evaluated(folder, options, scores["split"], scores.get("data"), corpus, against, scorer)
     return Model(folder / runs.PREDICTIONS, read_predictions(folder / runs.PREDICTIONS), evaluated)
 
 
