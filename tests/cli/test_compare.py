@@ -106,11 +106,11 @@ def test_a_difference_too_small_to_show_has_no_minus(capsys: pytest.CaptureFixtu
     assert "+0.00 [-10.00, +30.00]" in capsys.readouterr().out
 
 
-def test_a_comparison_on_a_part_says_so(files: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_comparison_on_a_part_says_so_and_ends_3(files: Path, capsys: pytest.CaptureFixture[str]):
     part = (files / "bad.jsonl").read_text().splitlines()[2:]
     (files / "bad.jsonl").write_text("\n".join(part))
 
-    assert status_of("compare", "bad.jsonl", "good.jsonl", "--references", "refs.jsonl", "--allow-partial") == 0
+    assert status_of("compare", "bad.jsonl", "good.jsonl", "--references", "refs.jsonl", "--allow-partial") == 3
 
     assert "7 images (only a part of them: see --allow-partial)" in capsys.readouterr().out
 

@@ -29,15 +29,17 @@ def files(tmp_path: Path) -> tuple[Path, Path, Path]:
     return paths
 
 
-def test_the_table_tells_of_a_part_and_of_the_captions_as_texts(
+def test_a_part_ends_3_and_the_table_tells_of_it_and_of_the_captions_as_texts(
     files: tuple[Path, Path, Path], capsys: pytest.CaptureFixture[str]
 ):
     predictions, references, train = files
 
     status = status_of("evaluate", predictions, "--references", references, "--allow-partial", "--train", train)
 
-    shown = " ".join(capsys.readouterr().out.split())
-    assert status == 0
+    told = capsys.readouterr()
+    shown = " ".join(told.out.split())
+    assert status == 3
+    assert "scored on the 3 images that both files share only" in " ".join(told.err.split())
     assert "3 images, a part of all; × 100" in shown
     assert "new to training, % │ 66.7" in shown
     assert "words a caption │ 6.0" in shown
@@ -48,11 +50,18 @@ def test_json_holds_what_scores_json_holds(files: tuple[Path, Path, Path], capsy
     predictions, references, train = files
     words = ("evaluate", predictions, "--references", references, "--allow-partial", "--json")
 
-    assert status_of(*words, "--document-frequencies", train, "--out", predictions.parent / "out") == 0
+    assert status_of(*words, "--document-frequencies", train, "--out", predictions.parent / "out") == 3
 
     told = json.loads(capsys.readouterr().out)
     assert told == json.loads((predictions.parent / "out" / "scores.json").read_text())
     assert told["scorer"]["document_frequencies"] == str(train)
+
+
+def test_all_images_end_0_though_a_part_was_allowed(files: tuple[Path, Path, Path]):
+    predictions, references, _ = files
+    references.write_text("".join(line + "\n" for line in references.read_text().splitlines()[:3]))
+
+    assert status_of("evaluate", predictions, "--references", references, "--allow-partial") == 0
 
 
 def test_a_revision_of_no_clip_is_refused(files: tuple[Path, Path, Path], capsys: pytest.CaptureFixture[str]):

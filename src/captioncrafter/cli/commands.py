@@ -97,7 +97,7 @@ class Evaluate:
     device: str | None = None
     """With --run: auto, cpu, cuda, cuda:1 or mps; the run's by default."""
     allow_partial: bool = False
-    """Score the images that predictions and references share, and say so."""
+    """Score the images that predictions and references share, say so, and end with status 3 where that is a part."""
     train: Path | None = None
     """With PREDICTIONS: what was trained on (dataset or captions file): tells novelty, and images seen before."""
     images: Path | None = None
@@ -150,7 +150,7 @@ class Compare:
     seed: int | None = None
     """What both draw; as in evaluate by default."""
     allow_partial: bool = False
-    """Compare on the images that all share, and say so."""
+    """Compare on the images that all share, say so, and end with status 3 where that is a part."""
     out: Path | None = None
     """Write what --json prints into this file."""
     json: Json = False

@@ -149,7 +149,7 @@ def plan(command: Plan) -> int:
 
 
 def evaluate(command: Evaluate) -> int:
-    """Status 0; the metrics of a predictions file, or of a run and its base."""
+    """Status 0; the metrics of a predictions file, or of a run and its base. 3 when images were left out."""
     from captioncrafter.stages import evaluate as stage
     from captioncrafter.stages.report import report as write_report
 
@@ -192,11 +192,11 @@ def evaluate(command: Evaluate) -> int:
         tables.print_json(found.scores)
     else:
         tables.print_scores({command.predictions.stem: found.scores})
-    return DONE
+    return SOME_SET_ASIDE if "partial" in found.scores else DONE
 
 
 def compare(command: Compare) -> int:
-    """Status 0, whether they differ or not: the answer is what was asked for."""
+    """Status 0, whether they differ or not: the answer is what was asked for. 3 when images were left out."""
     from captioncrafter.stages import compare as stage
 
     found = stage.compare(
@@ -215,7 +215,7 @@ def compare(command: Compare) -> int:
         tables.print_json(found)
     else:
         tables.print_comparison(found)
-    return DONE
+    return SOME_SET_ASIDE if "partial" in found else DONE
 
 
 def _evaluation(command: Evaluate | Compare, *names: str) -> recipe.Evaluation:
