@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from captioncrafter import errors
-from captioncrafter.errors import CaptionCrafterError, ImageError, InputError, closest
+from captioncrafter.errors import CaptionCrafterError, ImageError, InputError, closest, counted
 
 HEAVY = ("torch", "transformers", "peft", "accelerate", "datasets")
 
@@ -52,3 +52,8 @@ def test_an_image_error_names_the_image_and_keeps_the_reason_apart():
 )
 def test_the_closest_name_is_offered_where_one_is_near(word: str, sentence: str):
     assert closest(word, ["miniature", "flickr8k"]) == sentence
+
+
+def test_one_of_a_thing_is_no_plural():
+    assert [counted(number, "image") for number in (0, 1, 1200)] == ["0 images", "1 image", "1,200 images"]
+    assert [counted(number, "image has", "images have") for number in (1, 2)] == ["1 image has", "2 images have"]

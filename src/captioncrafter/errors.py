@@ -50,6 +50,14 @@ class ScorerError(CaptionCrafterError):
     """The Java scorers cannot be started, stopped answering or gave an impossible answer."""
 
 
+def counted(number: int, one: str, many: str | None = None) -> str:
+    """How many of what: `1 image`, `1,200 images`; `many` where the plural is not `one` with an s behind it.
+
+    A verb may stand in both: `counted(len(images), "image has", "images have")`.
+    """
+    return f"{number:,} {one if number == 1 else many or f'{one}s'}"
+
+
 def closest(word: str, known: Iterable[str]) -> str:
     """The sentence `Did you mean "…"?` for the known word most like `word`; empty when none is near."""
     matches = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)

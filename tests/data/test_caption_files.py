@@ -197,7 +197,7 @@ def test_predictions_files_serve_as_references(tmp_path: Path):
 def test_an_image_with_two_lists_of_references_is_refused_by_name(tmp_path: Path):
     rows = [{"image_id": image, "captions": ["a dog"]} for image in ("1", "2", "2", "3")]
 
-    with pytest.raises(DataError, match=r"1 images have two rows or more \(2\)"):
+    with pytest.raises(DataError, match=r"1 image has two rows or more \(2\)"):
         read_references(write_lines(tmp_path, *rows))
 
 

@@ -42,14 +42,14 @@ def test_images_without_a_file_are_refused_by_name(photos: Path):
 def test_an_id_with_two_files_is_refused(photos: Path):
     (photos / "0.jpg").write_bytes(picture(0))
 
-    with pytest.raises(DataError, match=r"1 images have no file there, or several \(0\)"):
+    with pytest.raises(DataError, match=r"1 image has no file there, or several \(0\)"):
         pictures_in(photos, ["0"], {})
 
 
 def test_an_id_does_not_lead_out_of_the_folder(photos: Path):
     (photos.parent / "secret.png").write_bytes(picture(5))
 
-    with pytest.raises(DataError, match="have no file there"):
+    with pytest.raises(DataError, match="has no file there"):
         pictures_in(photos, ["../secret.png"], {})
 
 

@@ -56,7 +56,7 @@ def test_captions_added_to_the_callers_list_later_change_nothing():
 
 
 def test_an_image_without_captions_is_refused_by_name():
-    with pytest.raises(DataError, match=r"1 images have no caption, lonely\.jpg first"):
+    with pytest.raises(DataError, match=r"1 image has no caption, lonely\.jpg first"):
         References({"1": ["a dog"], "lonely.jpg": []})
 
 

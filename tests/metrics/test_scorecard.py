@@ -217,7 +217,7 @@ def test_cider_alone_is_the_scorecards(card: Scorecard, references: References):
 def test_an_image_without_a_prediction_is_refused_by_name(references: References):
     some = {image: caption for image, caption in PREDICTIONS.items() if image != "cat-lake"}
 
-    with pytest.raises(DataError, match=r"1 images have no prediction \(cat-lake first\), 0 predictions have no ref"):
+    with pytest.raises(DataError, match=r"1 image has no prediction \(cat-lake first\), 0 predictions have no ref"):
         score(some, references)
 
 

@@ -103,7 +103,7 @@ def test_the_images_that_gained_and_lost_are_counted():
         system("mine", numbered(4), [0.5, 0.5, 0.1, 0.2]), system("base", numbered(4), [0.1, 0.2, 0.3, 0.2])
     )
 
-    assert told.endswith("Of 4 images 2 gain and 1 lose; 1 stay as they were.")
+    assert told.endswith("Of 4 images 2 gain and 1 loses; 1 stays as it was.")
 
 
 def test_a_run_alone_states_its_score():

@@ -38,7 +38,7 @@ def test_what_out_already_holds_is_passed_over_and_counted(
     result = caption([str(photos)], lambda: captioner, ORIGIN.describe, out=out)
 
     assert (result.already, result.captioned) == (1, 2)
-    assert "1 of 3 images have a caption" in capsys.readouterr().err
+    assert "1 of 3 images has a caption" in capsys.readouterr().err
 
 
 def test_nothing_is_loaded_when_everything_is_done(captioner: Captioner, photos: Path, tmp_path: Path):

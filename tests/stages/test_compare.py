@@ -164,7 +164,7 @@ def test_an_image_with_two_captions_is_named(tmp_path: Path, references: Path):
     double = write_predictions(tmp_path / "double.jsonl", sampled(2))
     double.write_text(double.read_text() + json.dumps({"image_id": "5", "caption": "again"}) + "\n")
 
-    with pytest.raises(DataError, match=r"double\.jsonl: 1 images have two predictions or more.*5"):
+    with pytest.raises(DataError, match=r"double\.jsonl: 1 image has two predictions or more.*5"):
         compare([whole, double], FAST, references=references)
 
 

@@ -151,11 +151,11 @@ def test_what_is_left_out_is_said_in_one_counted_line_a_kind(
 
     said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
     assert said == [
-        "warning: 1 images set aside: 1.jpg (empty file)",
+        "warning: 1 image set aside: 1.jpg (empty file)",
         "warning: 7 captions without an image: gone.jpg#0, gone.jpg#1, gone.jpg#2, gone.jpg#3, gone.jpg#4 and 2 more",
-        "warning: 1 blank captions: 0.jpg#2",
-        "warning: 1 images without captions: holiday.jpg",
-        "warning: 1 images that a split list names and that are not there: never.jpg",
+        "warning: 1 blank caption: 0.jpg#2",
+        "warning: 1 image without captions: holiday.jpg",
+        "warning: 1 image that a split list names and that is not there: never.jpg",
     ]
 
 
@@ -167,7 +167,7 @@ def test_a_photo_that_stands_in_two_splits_is_a_leak_and_is_said(
     audit = prepare(source, out)
 
     assert audit.leaks == ({"0.jpg": "train", "4.jpg": "test"},)
-    assert "warning: 1 images that stand in two splits: 0.jpg (train) = 4.jpg (test)" in capsys.readouterr().err
+    assert "warning: 1 image that stands in two splits: 0.jpg (train) = 4.jpg (test)" in capsys.readouterr().err
 
 
 def test_exact_copies_never_leak_between_drawn_splits(tmp_path: Path, out: Path):
@@ -190,7 +190,7 @@ def test_an_animation_is_taken_by_its_first_frame_and_this_is_said(
     audit = prepare(source, out)
 
     assert audit.first_frame_only == ("0.jpg",)
-    assert "1 animations of which the first frame was taken: 0.jpg" in capsys.readouterr().err
+    assert "1 animation of which the first frame was taken: 0.jpg" in capsys.readouterr().err
 
 
 def test_a_file_name_that_is_not_utf8_is_named_in_the_audit(source: Path, out: Path):

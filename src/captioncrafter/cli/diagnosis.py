@@ -6,6 +6,7 @@ from typing import Any
 
 from captioncrafter.cli import tables
 from captioncrafter.cli.commands import Doctor
+from captioncrafter.errors import counted
 
 HEALTHY, ILL, AILING = 0, 1, 3
 _WIDTH = 110
@@ -97,12 +98,8 @@ def _plain(text: str) -> str:
 def _verdict(found: Mapping[str, Any]) -> str:
     mended = sum(bool(finding["mended"]) for finding in found["findings"])
     fixable = sum(finding["fixable"] for finding in found["findings"])
-    counts = [_counted(found[f"{kind}s"], kind) for kind in ("error", "warning", "note") if found[f"{kind}s"]]
+    counts = [counted(found[f"{kind}s"], kind) for kind in ("error", "warning", "note") if found[f"{kind}s"]]
     told = ", ".join([*counts, *([f"{mended} mended"] if mended else [])]) or "nothing found"
     wrong = found["errors"] or found["warnings"]
     hint = f" --fix mends {fixable} of them." if fixable else ""
     return f"{'' if wrong else 'Well: '}{told}.{hint}"
-
-
-def _counted(count: int, kind: str) -> str:
-    return f"{count} {kind}{'s' if count > 1 else ''}"

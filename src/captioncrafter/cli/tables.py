@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from captioncrafter import events
+from captioncrafter.errors import counted
 
 _SURE_BELOW = 0.05
 """Corrected p-values below it are called a difference."""
@@ -50,7 +51,7 @@ def print_scores(systems: Mapping[str, Mapping[str, Any]]) -> None:
     first = next(iter(systems.values()))
     split = f" of {first['split']}" if "split" in first else ""
     split += ", a part of all" if "partial" in first else ""
-    table = Table(title=f"{first['images']:,} images{split}; × 100, with 95 % intervals", title_justify="left")
+    table = Table(title=f"{counted(first['images'], 'image')}{split}; × 100, with 95 % intervals", title_justify="left")
     table.add_column("metric")
     for name in systems:
         table.add_column(name, justify="right")
@@ -122,7 +123,7 @@ def _verdicts(found: Mapping[str, Any]) -> Iterator[str]:
     tests, resamples = found["correction"]["tests"], found["scorer"]["resamples"]
     yield (
         f"Intervals: paired bootstrap over images, {resamples:,} resamples. p: approximate randomisation, "
-        f"{resamples:,} exchanges; Holm's correction over {tests} test{'s' if tests > 1 else ''}."
+        f"{resamples:,} exchanges; Holm's correction over {counted(tests, 'test')}."
     )
     if any("training_seeds" in system for system in found["systems"].values()):
         yield "± is chance in training, from seed to seed; neither intervals nor p-values know of it."
@@ -166,7 +167,7 @@ def print_plan(plan: Mapping[str, Any], *, recipe: str) -> None:
     parts.add_row("adapter (float32, trains)", f"{plan['trained_parameters'] / 1e6:,.1f}", "")
     _console().print(parts)
     phases = Table(title=f"GB in memory on {plan['device']}, phase by phase", title_justify="left")
-    for column in ("phase", "images at once", "base", "adapter, optimizer", "activations", "reserve", "all"):
+    for column in ("phase", "images", "base", "adapter, optimizer", "activations", "reserve", "all"):
         phases.add_column(column, justify="left" if column == "phase" else "right")
     for phase in plan["phases"]:
         kinds = [phase[f"{kind}_bytes"] for kind in ("weights", "adapter", "working", "reserve")]
@@ -179,28 +180,39 @@ def print_plan(plan: Mapping[str, Any], *, recipe: str) -> None:
 def _plan_lines(plan: Mapping[str, Any], recipe: str) -> list[str]:
     lengths, times = plan["lengths"], plan["times"]
     lines = [
-        f"{lengths['images']:,} training images x {lengths['captions_per_image']:.1f} captions, "
+        f"{counted(lengths['images'], 'training image')} x {lengths['captions_per_image']:.1f} captions, "
         f"{lengths['mean_tokens']} tokens an image (longest {lengths['longest_tokens']})",
         f"Features, cut at {plan['cut']}: {_gb(plan['cache_bytes'])} GB on disk",
         *(f"Assumed: {one}" for one in lengths["assumed"]),
     ]
+    if not plan["pinned"]:
+        kept = "a run keeps the commit that it began with, in its manifest.json and in the adapter"
+        lines.append(f"Revision: none is pinned, and this is commit {plan['revision']}; {kept}")
     if times is None:
-        lines.append("Time: not told, for the device is not here to be measured")
+        lines.append("Time: not told, for the device is not here to be measured; --gpu-tflops says what it can do")
     else:
         spans = {"features": "cache_s", "an epoch": "epoch_s", "a validation": "validation_s", "the run": "run_s"}
         told = ", ".join(f"{name} {events.duration(times[key])}" for name, key in spans.items())
-        lines.append(f"Time, roughly: {told} ({times['matrix_flop_per_s'] / 1e12:.2f} TFLOP/s in a matrix product)")
+        changed = " with the change below" if plan["flags"] else ""
+        lines.append(f"Time{changed}, roughly: {told} ({times['matrix_flop_per_s'] / 1e12:.2f} TFLOP/s in a matrix product)")
     verdict = f"{_gb(plan['peak_bytes'])} GB at the fullest, and {_gb(plan['limit_bytes'])} GB is {plan['limit_of']}"
     if plan["fits"]:
-        return [*lines, f"Fits: {verdict}."]
+        return [*lines, f"Fits: {verdict}.", *_room(plan["room"])]
     if plan["flags"] is None:
         return [*lines, f"Does not fit, and no change of options makes it: {verdict}."]
     return [
         *lines,
-        f"Does not fit: {verdict}. The cheapest change that makes it fit:",
+        f"Does not fit: {verdict}. The cheapest change that makes it fit, at {_gb(plan['changed_peak_bytes'])} GB:",
         f"  {program()} train {recipe} {' '.join(plan['flags'])}",
         *(f"  note: {caution}" for caution in plan["cautions"]),
     ]
+
+
+def _room(room: Mapping[str, Any] | None) -> list[str]:
+    if room is None:
+        return []
+    more, peak = " ".join(room["flags"]), _gb(room["peak_bytes"])
+    return [f"Room for more at once, which keeps a fast card busier in steps that stay the same: {more} ({peak} GB)."]
 
 
 def _gb(count: float) -> str:

@@ -13,7 +13,7 @@ import datasets
 from captioncrafter import runs
 from captioncrafter.data.dataset import load_dataset_folder
 from captioncrafter.data.splits import SPLITS
-from captioncrafter.errors import DataError
+from captioncrafter.errors import DataError, counted
 
 _NAMED_AT_MOST = 5
 
@@ -35,7 +35,8 @@ def read_predictions(path: Path) -> dict[str, str]:
         found[image] = caption
     if twice:
         raise DataError(
-            f"{path}: {len(twice)} images have two predictions or more ({named(twice)}). Keep one of each image."
+            f"{path}: {counted(len(twice), 'image has', 'images have')} two predictions or more ({named(twice)}). Keep "
+            "one of each image."
         )
     if not found:
         raise DataError(f"{path}: holds no predictions.")
@@ -66,7 +67,10 @@ def read_references(path: Path, split: str | None = None) -> dict[str, list[str]
             _refuse_again(row["id"], annotations, path, place)
         found.setdefault(image, []).extend(_captions(row, path, place))
     if twice:
-        raise DataError(f"{path}: {len(twice)} images have two rows or more ({named(twice)}). Give each image one row.")
+        raise DataError(
+            f"{path}: {counted(len(twice), 'image has', 'images have')} two rows or more ({named(twice)}). Give each "
+            "image one row."
+        )
     if not found:
         raise DataError(f"{path}: holds no references.")
     return found
@@ -80,7 +84,7 @@ def dataset_split(path: Path, split: str | None = None) -> tuple[str, datasets.D
     splits = load_dataset_folder(path)
     name = split or next((name for name in reversed(SPLITS) if len(splits.get(name, ()))), "validation")
     if not len(splits.get(name, ())):
-        there = ", ".join(f"{each} ({len(rows)} images)" for each, rows in splits.items())
+        there = ", ".join(f"{each} ({counted(len(rows), 'image')})" for each, rows in splits.items())
         raise DataError(f"{path}: has no images in the {name} split; it has {there}.")
     return name, splits[name]
 

@@ -10,7 +10,7 @@ from PIL import Image
 from captioncrafter.data.caption_files import dataset_split, named, read_file_names
 from captioncrafter.data.images import SUFFIXES, decode_image, image_hash, read_image_file
 from captioncrafter.data.splits import CaptionedImage, CaptionedImages
-from captioncrafter.errors import DataError
+from captioncrafter.errors import DataError, counted
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,8 @@ def pictures_in(folder: Path, image_ids: Iterable[str], file_names: Mapping[str,
     lacking = [image for image, file in files.items() if file is None]
     if lacking:
         raise DataError(
-            f"{folder}: {len(lacking)} images have no file there, or several ({named(lacking)}). A file is called as "
-            "its image id, with or without an ending like .jpg."
+            f"{folder}: {counted(len(lacking), 'image has', 'images have')} no file there, or several "
+            f"({named(lacking)}). A file is called as its image id, with or without an ending like .jpg."
         )
     return {image: Picture(partial(_hash, file), partial(decode_image, file)) for image, file in files.items() if file}
 

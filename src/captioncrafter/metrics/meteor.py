@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from captioncrafter.errors import ScorerError
+from captioncrafter.errors import ScorerError, counted
 from captioncrafter.metrics import java
 from captioncrafter.metrics.references import References
 
@@ -43,7 +43,7 @@ def meteor(
     answer = (scorer or java.shared()).ask("METEOR", lines)
     count = len(lines)
     if len(answer) != count + 1:
-        raise ScorerError(f"METEOR answered {len(answer)} lines for {count} captions.")
+        raise ScorerError(f"METEOR answered {counted(len(answer), 'line')} for {counted(count, 'caption')}.")
     rows = np.array([[float(word) for word in line.split()] for line in answer[:count]])
     return MeteorResult(float(answer[-1]), rows[:, 0], rows[:, 1:])
 

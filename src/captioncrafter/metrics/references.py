@@ -11,7 +11,7 @@ from typing import ClassVar
 
 import xxhash
 
-from captioncrafter.errors import DataError
+from captioncrafter.errors import DataError, counted
 from captioncrafter.metrics.java import CaptionScorer
 from captioncrafter.metrics.ngrams import NGram, count_ngrams
 from captioncrafter.metrics.tokenizer import tokenize
@@ -54,7 +54,9 @@ class References:
         empty = [image for image, texts in self.captions.items() if not texts]
         if empty or not self.captions:
             raise DataError(
-                f"references: {len(empty)} images have no caption, {empty[0]} first." if empty else "no references."
+                f"references: {counted(len(empty), 'image has', 'images have')} no caption, {empty[0]} first."
+                if empty
+                else "no references."
             )
         self._corpus = document_frequencies
         self._scorer = scorer
@@ -120,4 +122,8 @@ class References:
     @property
     def corpus_name(self) -> str:
         """Where the document frequencies come from, for the protocol."""
-        return "evaluated references" if self._corpus is None else f"another corpus of {len(self._corpus)} images"
+        return (
+            "evaluated references"
+            if self._corpus is None
+            else f"another corpus of {counted(len(self._corpus), 'image')}"
+        )

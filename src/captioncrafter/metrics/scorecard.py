@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from captioncrafter.errors import DataError
+from captioncrafter.errors import DataError, counted
 from captioncrafter.metrics.bleu import bleu, bleu_statistics
 from captioncrafter.metrics.cider import cider_d
 from captioncrafter.metrics.java import CaptionScorer
@@ -137,9 +137,10 @@ def refuse_other_images(predictions: Mapping[str, str], image_ids: Sequence[str]
     extra = len(predictions) - (len(image_ids) - len(missing))
     if missing or extra:
         raise DataError(
-            f"predictions and references are not of the same images: {len(missing)} images have no prediction"
+            "predictions and references are not of the same images: "
+            f"{counted(len(missing), 'image has', 'images have')} no prediction"
             + (f" ({missing[0]} first)" if missing else "")
-            + f", {extra} predictions have no reference."
+            + f", {counted(extra, 'prediction has', 'predictions have')} no reference."
         )
 
 

@@ -8,7 +8,7 @@ the tokens are the same with and without.
 
 from collections.abc import Sequence
 
-from captioncrafter.errors import DataError, ScorerError
+from captioncrafter.errors import DataError, ScorerError, counted
 from captioncrafter.metrics import java
 
 PUNCTUATION = frozenset(
@@ -29,7 +29,7 @@ def tokenize(captions: Sequence[str], scorer: java.CaptionScorer | None = None) 
     _refuse_half_characters(plain)
     lines = (scorer or java.shared()).ask("TOKENIZE", plain)
     if len(lines) != len(captions):
-        raise ScorerError(f"the tokenizer gave {len(lines)} lines for {len(captions)} captions.")
+        raise ScorerError(f"the tokenizer gave {counted(len(lines), 'line')} for {counted(len(captions), 'caption')}.")
     return [_without_punctuation(line) for line in lines]
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from captioncrafter.errors import CheckpointError
+from captioncrafter.errors import CheckpointError, counted
 from captioncrafter.model import weights
 from captioncrafter.model.checkpoint import Checkpoint, load_config, load_small_parts, quiet_transformers
 from captioncrafter.model.cut import is_decoder_only
@@ -42,7 +42,7 @@ def load_model(
     from safetensors import SafetensorError
     from transformers import Blip2ForConditionalGeneration
 
-    _quiet_bitsandbytes()
+    quiet_bitsandbytes()
     stored = weights.stored_tensors(checkpoint.folder)
     check_hashes(sorted({tensor.file for tensor in stored.values()}), checkpoint.name)
     config = load_config(checkpoint)
@@ -75,8 +75,8 @@ def load_model(
     if missing := [name for name in missing if parts is None or _is_in(name, parts)]:
         found = stored.get(missing[0].split(" ")[0])
         raise CheckpointError(
-            f"{checkpoint.name}: {len(missing)} weights are missing or of another shape, {missing[0]} first"
-            f"{f' (in {found.file})' if found else ''}: the checkpoint does not fit its config.json."
+            f"{checkpoint.name}: {counted(len(missing), 'weight is', 'weights are')} missing or of another shape, "
+            f"{missing[0]} first{f' (in {found.file})' if found else ''}: the checkpoint does not fit its config.json."
         )
     _without_hooks(model)
     _without_packing(model)
@@ -88,7 +88,7 @@ def load_model(
     return model.eval().requires_grad_(False)
 
 
-def _quiet_bitsandbytes() -> None:
+def quiet_bitsandbytes() -> None:
     """Lets bitsandbytes log errors only: 0.50 has a line for every call of an int8 layer, and one at its import.
 
     PEFT imports it over any model where it is installed.

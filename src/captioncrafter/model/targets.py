@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from captioncrafter import recipe
-from captioncrafter.errors import RecipeError
+from captioncrafter.errors import RecipeError, counted
 from captioncrafter.model.cut import is_decoder_only
 
 PROJECTION = "language_projection"
@@ -138,7 +138,7 @@ def _no_match(target: str, parts: tuple[str, ...], linear: list[str], inside: li
         f'lora.targets "{target}" matches no layer of {", ".join(parts)}'
         + (f" (though {elsewhere} outside of it)" if elsewhere else "")
         + "."
-        + (f' Closest: "{near[0]}" ({counts[near[0]]} layers).' if near else "")
+        + (f' Closest: "{near[0]}" ({counted(counts[near[0]], "layer")}).' if near else "")
         + f" Layers there: {_listed(counts)}."
     )
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from captioncrafter.errors import counted
 from captioncrafter.events import duration
 from captioncrafter.report.charts import Bars, Line, Role, histogram, line_chart
 from captioncrafter.report.content import ReportData, System, hundredfold
@@ -67,7 +68,8 @@ def _loss_figure(log: Sequence[Mapping[str, Any]]) -> Figure | None:
         [line],
         x_title="step",
         y_title="loss, nats a token",
-        description=f"Training loss by step, from {first:.2f} to {last:.2f} nats a token over {len(points)} log rows.",
+        description=f"Training loss by step, from {first:.2f} to {last:.2f} nats a token over "
+        f"{counted(len(points), 'log row')}.",
     )
     return Figure("Training loss", chart, f"From {first:.2f} to {last:.2f} nats a token{_pace(log)}.")
 
@@ -77,7 +79,7 @@ def _pace(log: Sequence[Mapping[str, Any]]) -> str:
     steps = [row for row in log if row.get("kind") == "step"]
     parts = []
     if epoch := steps[-1].get("epoch"):
-        parts.append(f" in {steps[-1]['step']:,} steps, {epoch:.3g} epochs")
+        parts.append(f" in {counted(steps[-1]['step'], 'step')}, {epoch:.3g} epoch{'' if epoch == 1 else 's'}")
     if seconds := [row["seconds"] for row in log if "seconds" in row and row.get("kind") == "step"]:
         parts.append(f" and {duration(seconds[-1])}")
     if rates := sorted(row["captions_per_s"] for row in steps if "captions_per_s" in row):

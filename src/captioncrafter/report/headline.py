@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from captioncrafter.errors import counted
 from captioncrafter.report.charts import Interval, interval_strip
 from captioncrafter.report.content import ReportData, System, headline_metric, hundredfold, measured_metrics
 from captioncrafter.report.figures import role_of
@@ -96,7 +97,7 @@ def _bounded(score: Mapping[str, float]) -> bool:
 
 
 def _alone(metric: str, score: Mapping[str, float], system: System) -> str:
-    where = f", on {system.scores['images']:,} images" if "images" in system.scores else ""
+    where = f", on {counted(system.scores['images'], 'image')}" if "images" in system.scores else ""
     bounds = f", 95 % interval {_interval(score)}" if _bounded(score) else ""
     return f"{metric} {hundredfold(score['value'])}{bounds}{where}."
 
@@ -134,6 +135,6 @@ def _wins(metric: str, subject: System, base: System) -> str:
         return ""
     up, down = sum(gain > 0 for gain in gains), sum(gain < 0 for gain in gains)
     same = len(gains) - up - down
-    return f"Of {len(gains):,} images {up:,} gain and {down:,} lose" + (
-        f"; {same:,} stay as they were." if same else "."
+    return f"Of {counted(len(gains), 'image')} {counted(up, 'gains', 'gain')} and {counted(down, 'loses', 'lose')}" + (
+        f"; {counted(same, 'stays as it was', 'stay as they were')}." if same else "."
     )

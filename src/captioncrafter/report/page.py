@@ -11,8 +11,9 @@ from importlib import resources
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from captioncrafter.errors import counted
 from captioncrafter.report import findings, gallery, pairwise, provenance, repeats
-from captioncrafter.report.content import ReportData, System, headline_metric, number, scored_per_image
+from captioncrafter.report.content import ReportData, System, headline_metric, scored_per_image
 from captioncrafter.report.figures import caption_figures, role_of, training_figures
 from captioncrafter.report.headline import headline, score_table
 
@@ -88,11 +89,13 @@ def _facts(data: ReportData) -> list[str]:
     scores, images = data.subject.scores, len(data.subject.predictions)
     counts = sorted({len(texts) for texts in data.references.values()})
     decoding = scores.get("decoding", {})
-    facts = [f"{number(scores.get('images', images))} images" if images or "images" in scores else ""]
+    facts = [counted(scores.get("images", images), "image") if images or "images" in scores else ""]
     facts.append(f"{scores['split']} split" if "split" in scores else "")
     if counts:
         facts.append(
-            f"{counts[0]} references each" if len(counts) == 1 else f"{counts[0]}–{counts[-1]} references each"
+            f"{counted(counts[0], 'reference')} each"
+            if len(counts) == 1
+            else f"{counts[0]}–{counts[-1]} references each"
         )
     if "num_beams" in decoding:
         facts.append("greedy decoding" if decoding["num_beams"] == 1 else f"beam width {decoding['num_beams']}")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from captioncrafter import events, runs
-from captioncrafter.errors import InputError
+from captioncrafter.errors import InputError, counted
 from captioncrafter.generation.bulk import (
     BulkResult,
     ImageFile,
@@ -44,7 +44,10 @@ def caption(
     already = _already(images, kept, origin, sidecar=sidecar)
     done = sum(image.image_id in already for image in images)
     if done:
-        events.say(f"{done} of {len(images)} images have a caption in {out or 'their sidecars'} already: passed over")
+        events.say(
+            f"{done} of {counted(len(images), 'image')} {'has' if done == 1 else 'have'} a caption in "
+            f"{out or 'their sidecars'} already: passed over"
+        )
     if done == len(images):
         return BulkResult(already=len(images))
     captioner = load()

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from captioncrafter import events, recipe, runs
-from captioncrafter.errors import InputError, closest
+from captioncrafter.errors import InputError, closest, counted
 from captioncrafter.metrics import java
 from captioncrafter.metrics.references import References
 from captioncrafter.metrics.scorecard import METRICS, Scorecard, averaged, score
@@ -147,8 +147,8 @@ def _against_the_first(cards: Mapping[str, Scorecard], options: recipe.Evaluatio
     tests = len(others) * len(baseline.metrics)
     if tests / (options.resamples + 1) >= _SURE_BELOW:
         events.warn(
-            f"with {options.resamples} resamples no p-value of {tests} tests can be below {_SURE_BELOW} once it is "
-            f"corrected: --resamples {int(tests / _SURE_BELOW)} or more can tell."
+            f"with {options.resamples} resamples no p-value of {counted(tests, 'test')} can be below {_SURE_BELOW} "
+            f"once it is corrected: --resamples {int(tests / _SURE_BELOW)} or more can tell."
         )
     found = differences(baseline, dict(others), resamples=options.resamples, seed=options.seed)
     return {

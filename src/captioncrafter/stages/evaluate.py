@@ -9,7 +9,7 @@ from captioncrafter import __version__, events, recipe, runs
 from captioncrafter.data.caption_files import dataset_split, read_predictions, read_references
 from captioncrafter.data.pictures import Picture, pictures_given, pictures_of
 from captioncrafter.data.splits import SPLITS, CaptionedImages, load_splits
-from captioncrafter.errors import DataError
+from captioncrafter.errors import DataError, counted
 from captioncrafter.generation.bulk import caption_dataset
 from captioncrafter.generation.captioner import CAPTIONING, Captioner
 from captioncrafter.generation.ledger import ledger_of
@@ -256,6 +256,6 @@ def _base_of_the_same(run: runs.Run, protocol: Mapping[str, Any], references: Re
 def _choose(splits: Mapping[str, CaptionedImages], split: str | None, data: recipe.Data) -> str:
     name = split or next(name for name in reversed(SPLITS) if name in splits)
     if name not in splits:
-        there = ", ".join(f"{each} ({len(images)} images)" for each, images in splits.items())
+        there = ", ".join(f"{each} ({counted(len(images), 'image')})" for each, images in splits.items())
         raise DataError(f"{data.path or 'scenes'}: has no images in the {name} split; it has {there}.")
     return name

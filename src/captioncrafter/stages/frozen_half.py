@@ -13,7 +13,7 @@ from torch import Tensor
 from captioncrafter import events, recipe, runs
 from captioncrafter.data.captions import normalise
 from captioncrafter.data.splits import CaptionedImage, CaptionedImages
-from captioncrafter.errors import DataError
+from captioncrafter.errors import DataError, counted
 from captioncrafter.features.extract import Wanted, extract, pixel_values
 from captioncrafter.features.key import feature_key, feature_name
 from captioncrafter.features.store import FeatureStore
@@ -100,7 +100,10 @@ def _fill(
     )
     computed = sum(processes.everywhere(computed))
     store.refresh()
-    events.say(f"features of {len(wanted)} images: {computed} computed, {len(wanted) - computed} from {store.folder}")
+    events.say(
+        f"features of {counted(len(wanted), 'image')}: {computed} computed, {len(wanted) - computed} from "
+        f"{store.folder}"
+    )
 
 
 def _first_different(base: Base, images: CaptionedImages) -> list[CaptionedImage]:

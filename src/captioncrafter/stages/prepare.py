@@ -12,7 +12,7 @@ from captioncrafter.data.inspection import Inspected, inspect
 from captioncrafter.data.layouts.detect import read_source
 from captioncrafter.data.seeded_split import draw_splits
 from captioncrafter.data.shards import write_splits
-from captioncrafter.errors import DataError
+from captioncrafter.errors import DataError, counted
 
 _NAMED_AT_MOST = 5
 # Beside the image bytes, Arrow stores ids, captions and offsets: some hundred bytes a row.
@@ -29,7 +29,9 @@ def prepare(source: Path, out: Path, *, layout: str | None = None, seed: int = 0
     runs.recover(out)
     _refuse_to_replace(out, overwrite=overwrite)
     found = read_source(source, layout)
-    events.say(f"{source}: layout {found.layout}, {len(found.examples)} captioned images in {found.image_folder}")
+    events.say(
+        f"{source}: layout {found.layout}, {counted(len(found.examples), 'captioned image')} in {found.image_folder}"
+    )
     images, unreadable = inspect(found.examples)
     set_aside = [*found.set_aside, *unreadable]
     _refuse_nothing(source, images, set_aside)
@@ -66,7 +68,7 @@ def _there(path: Path) -> Path:
 def _refuse_nothing(source: Path, images: Sequence[Inspected], set_aside: Sequence[SetAside]) -> None:
     if not images:
         reasons = "; ".join(f"{image.image}: {image.reason}" for image in set_aside[:_NAMED_AT_MOST])
-        raise DataError(f"{source}: none of its {len(set_aside)} captioned images can be used. {reasons}.")
+        raise DataError(f"{source}: none of its {counted(len(set_aside), 'captioned image')} can be used. {reasons}.")
 
 
 def _split(images: Sequence[Inspected], source: Source, seed: int) -> dict[str, list[Inspected]]:
@@ -91,7 +93,7 @@ def _size(count: int) -> str:
 
 def _tell(audit: Audit, out: Path) -> None:
     for name, split in audit.splits.items():
-        events.say(f"{name}: {split.images} images with {split.captions} captions")
+        events.say(f"{name}: {counted(split.images, 'image')} with {counted(split.captions, 'caption')}")
     if audit.seed is None:
         events.say(f"splits from {audit.splits_from}")
     else:
@@ -99,23 +101,34 @@ def _tell(audit: Audit, out: Path) -> None:
             f"the source has no split lists: images were divided by {audit.splits_from}. Scores on this test split do "
             "not compare with published ones"
         )
-    for kind, names in _left_out(audit).items():
+    for (one, many), names in _left_out(audit).items():
         if names:
             more = f" and {len(names) - _NAMED_AT_MOST} more" if len(names) > _NAMED_AT_MOST else ""
-            events.warn(f"{len(names)} {kind}: {', '.join(names[:_NAMED_AT_MOST])}{more}")
-    events.say(f"{out}: {audit.images} images; {out / AUDIT} names everything that was left out")
+            events.warn(f"{counted(len(names), one, many)}: {', '.join(names[:_NAMED_AT_MOST])}{more}")
+    events.say(f"{out}: {counted(audit.images, 'image')}; {out / AUDIT} names everything that was left out")
 
 
-def _left_out(audit: Audit) -> Mapping[str, Sequence[str]]:
+def _left_out(audit: Audit) -> Mapping[tuple[str, str], Sequence[str]]:
+    """What, of one and of several, with its names."""
     return {
-        "images set aside": [f"{image.image} ({image.reason})" for image in audit.images_set_aside],
-        "animations of which the first frame was taken": audit.first_frame_only,
-        "images that stand in two splits": [
+        ("image set aside", "images set aside"): [
+            f"{image.image} ({image.reason})" for image in audit.images_set_aside
+        ],
+        (
+            "animation of which the first frame was taken",
+            "animations of which the first frame was taken",
+        ): audit.first_frame_only,
+        ("image that stands in two splits", "images that stand in two splits"): [
             " = ".join(f"{image} ({split})" for image, split in group.items()) for group in audit.leaks
         ],
-        "captions without an image": [line.caption_id for line in audit.captions_without_image],
-        "blank captions": [line.caption_id for line in audit.blank_captions],
-        "images without captions": audit.images_without_captions,
-        "images in no split list": audit.images_in_no_split,
-        "images that a split list names and that are not there": audit.listed_images_absent,
+        ("caption without an image", "captions without an image"): [
+            line.caption_id for line in audit.captions_without_image
+        ],
+        ("blank caption", "blank captions"): [line.caption_id for line in audit.blank_captions],
+        ("image without captions", "images without captions"): audit.images_without_captions,
+        ("image in no split list", "images in no split list"): audit.images_in_no_split,
+        (
+            "image that a split list names and that is not there",
+            "images that a split list names and that are not there",
+        ): audit.listed_images_absent,
     }

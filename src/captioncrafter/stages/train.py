@@ -11,7 +11,7 @@ from typing import Any
 import captioncrafter
 from captioncrafter import events, recipe, runs
 from captioncrafter.data.splits import CaptionedImages, load_splits
-from captioncrafter.errors import DataError, InputError
+from captioncrafter.errors import DataError, InputError, counted
 from captioncrafter.features.store import FeatureStore
 from captioncrafter.generation.captioner import write_captioning
 from captioncrafter.metrics import java
@@ -21,7 +21,16 @@ from captioncrafter.report.card import write_card
 from captioncrafter.stages import run_lock
 from captioncrafter.stages.base import Base
 from captioncrafter.stages.frozen_half import caption_ids, extract_and_observe, open_store, source_of
-from captioncrafter.stages.run_start import RESULT, begin, finished, located, open_run, refuse_other_inputs
+from captioncrafter.stages.run_start import (
+    RESULT,
+    begin,
+    finished,
+    located,
+    of_the_same_commit,
+    open_run,
+    refuse_other_inputs,
+    tell_commit,
+)
 from captioncrafter.stages.validation import validation
 from captioncrafter.training import checkpoint, loop, preflight
 from captioncrafter.training.batches import TrainingImages
@@ -54,7 +63,8 @@ def train(
         if before := finished(run):
             return before
         splits = load_splits(options.data)
-        base = Base.of(options, processes.device)
+        base = Base.of(of_the_same_commit(options, run), processes.device)
+        tell_commit(base.checkpoint, options.model)
         store = open_store(base, options.features)
         facts = _facts(options, base, splits, store, processes, branch)
         refuse_other_inputs(run, facts)
@@ -92,7 +102,10 @@ def _attached(
     stock = stock_loss(model, probe, base.device)
     tuned = lora.attach(model, options.lora, seed=options.seed)
     count = sum(parameter.numel() for parameter in lora.trainable(tuned).values())
-    events.say(f"{len(base.layers)} layers train with {count / 1e6:.2f} M parameters; features are cut at: {base.cut}")
+    events.say(
+        f"{counted(len(base.layers), 'layer trains', 'layers train')} with {count / 1e6:.2f} M parameters; features "
+        f"are cut at: {base.cut}"
+    )
     subject = preflight.Subject(
         tuned=tuned,
         target_layers=base.layers,
@@ -138,8 +151,10 @@ def _encoded(base: Base, images: CaptionedImages, options: recipe.Recipe) -> tup
         wordless += len(image.captions[: options.data.captions_per_image]) - len(ids)
     total = sum(map(len, captions))
     note = f"; {cut} cut to {options.training.max_caption_tokens} tokens" if cut else ""
-    note += f"; {wordless} left out that are nothing but punctuation" if wordless else ""
-    events.say(f"{len(names)} training images with {total} captions{note}")
+    note += (
+        f"; {counted(wordless, 'left out that is', 'left out that are')} nothing but punctuation" if wordless else ""
+    )
+    events.say(f"{counted(len(names), 'training image')} with {counted(total, 'caption')}{note}")
     return TrainingImages(names, captions, prompts), {"captions_cut": cut, "captions_without_words": wordless}
 
 

@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from captioncrafter import events, runs
-from captioncrafter.errors import DataError
+from captioncrafter.errors import DataError, counted
 
 _STATE = "state.json"
 _WEIGHTS = "weights.safetensors"
@@ -95,7 +95,9 @@ def newest_good(folder: Path, *, with_best: bool = False) -> Path | None:
         events.warn(f"{path}: {fault}; passed over.")
         passed_over += 1
     if passed_over:
-        events.warn(f"{folder}: none of its {passed_over} checkpoints is whole; training starts again at step 0.")
+        events.warn(
+            f"{folder}: none of its {counted(passed_over, 'checkpoint')} is whole; training starts again at step 0."
+        )
     return None
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from captioncrafter import events, recipe
-from captioncrafter.errors import CaptionCrafterError
+from captioncrafter.errors import CaptionCrafterError, counted
 from captioncrafter.model import lora
 from captioncrafter.model.captioning import caption_loss
 from captioncrafter.model.cut import Cut
@@ -111,8 +111,9 @@ class Stepper:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         events.warn(
-            f"step {step + 1}: out of memory with {before} images at once; from here on {self.images_per_batch}, the "
-            "same images a step and the same loss. training.images_per_batch is what to lower next time."
+            f"step {step + 1}: out of memory with {counted(before, 'image')} at once; from here on "
+            f"{self.images_per_batch}, the same images a step and the same loss. training.images_per_batch is what to "
+            "lower next time."
         )
 
 

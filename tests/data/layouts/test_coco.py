@@ -170,7 +170,7 @@ def test_an_image_of_both_sets_is_refused(root: Path, captions: Path):
     value = json.loads(captions.read_text())
     write_json(captions.with_name("captions_val2014.json"), value)
 
-    with pytest.raises(DataError, match="1 image ids stand for more than one image, the first: 9"):
+    with pytest.raises(DataError, match="1 image id stands for more than one image, the first: 9"):
         read_source(root)
 
 

@@ -131,6 +131,6 @@ def test_an_id_that_two_photos_share_is_refused(root: Path):
         )
 
     assert str(refused.value) == (
-        f"{root / 'captions.json'}: 1 image ids stand for more than one image, the first: 7. "
+        f"{root / 'captions.json'}: 1 image id stands for more than one image, the first: 7. "
         "Predictions could not be told apart; make the ids unique."
     )

@@ -40,8 +40,8 @@ def test_cocos_photos_come_with_their_numbers_and_restval_is_trained_on(root: Pa
 def test_it_is_said_that_restval_is_trained_on(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     audit = prepare(root, tmp_path / "out")
 
-    assert audit.splits_from == "dataset_coco.json, its 1 images of restval in train"
-    assert "splits from dataset_coco.json, its 1 images of restval in train" in capsys.readouterr().err
+    assert audit.splits_from == "dataset_coco.json, its 1 image of restval in train"
+    assert "splits from dataset_coco.json, its 1 image of restval in train" in capsys.readouterr().err
 
 
 def test_flickrs_photos_are_called_by_their_files(flickr8k: Path):

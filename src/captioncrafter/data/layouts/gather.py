@@ -7,7 +7,7 @@ from pathlib import Path
 from captioncrafter.data.example import CaptionLine, Described, Example, SetAside, Source
 from captioncrafter.data.layouts.looking import ImageFolder
 from captioncrafter.data.layouts.split_lists import SplitLists
-from captioncrafter.errors import DataError
+from captioncrafter.errors import DataError, counted
 
 LEADS_OUT = "is a link to a place outside the image folder; copy the file itself there"
 
@@ -81,7 +81,7 @@ def _refuse_nothing(examples: list[Example], images: ImageFolder, read_from: tup
         return
     files = ", ".join(path.name for path in read_from)
     raise DataError(
-        f"{images.path}: none of its {len(images.files)} images has both a caption and a split in {files}. "
+        f"{images.path}: none of its {counted(len(images.files), 'image')} has both a caption and a split in {files}. "
         "Check that these files belong together."
     )
 
@@ -90,6 +90,6 @@ def _refuse_shared_ids(examples: list[Example], read_from: tuple[Path, ...]) -> 
     shared = [image_id for image_id, times in Counter(example.image_id for example in examples).items() if times > 1]
     if shared:
         raise DataError(
-            f"{read_from[0]}: {len(shared)} image ids stand for more than one image, the first: {shared[0]}. "
-            "Predictions could not be told apart; make the ids unique."
+            f"{read_from[0]}: {counted(len(shared), 'image id stands', 'image ids stand')} for more than one image, "
+            f"the first: {shared[0]}. Predictions could not be told apart; make the ids unique."
         )

@@ -13,7 +13,7 @@ from captioncrafter.data.layouts import coco, flickr8k
 from captioncrafter.data.layouts.gather import gather
 from captioncrafter.data.layouts.json_arrays import Entry, array_entries
 from captioncrafter.data.layouts.looking import ImageFolder, find_file, find_folders, find_images, list_together
-from captioncrafter.errors import DataError
+from captioncrafter.errors import DataError, counted
 
 NAME = "karpathy"
 LOOKS_FOR = "dataset_coco.json, dataset_flickr8k.json or dataset_flickr30k.json"
@@ -70,7 +70,8 @@ def read(root: Path, captions: Path) -> Source:
         layout=NAME,
         licence=_LICENCES.get(captions.name.lower(), "The captions file names none that is known here."),
         read_from=(captions,),
-        splits_from=captions.name + (f", its {told.restval:,} images of restval in train" if told.restval else ""),
+        splits_from=captions.name
+        + (f", its {counted(told.restval, 'image')} of restval in train" if told.restval else ""),
     )
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from captioncrafter.data.images import SUFFIXES
-from captioncrafter.errors import DataError
+from captioncrafter.errors import DataError, counted
 
 # As the published archives unpack ("Flicker8k" is their spelling), and as people rename them; in lower case.
 _USUAL_NAMES = frozenset(
@@ -63,7 +63,7 @@ def find_images(root: Path, named: Collection[str], *, captions: str) -> ImageFo
             return listings[held.index(max(held))]
     looked = ", ".join(str(folder) for folder in [*usual, *others])
     raise DataError(
-        f"{root}: none of the {len(named)} images that {captions} names was found (the first: "
+        f"{root}: none of the {counted(len(named), 'image')} that {captions} names was found (the first: "
         f"{next(iter(named), 'none')}). Looked in {looked}. Put them into {root / 'Images'}."
     )
 

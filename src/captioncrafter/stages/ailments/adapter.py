@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from captioncrafter import recipe, runs
-from captioncrafter.errors import CheckpointError, InputError
+from captioncrafter.errors import CheckpointError, InputError, counted
 from captioncrafter.generation.origin import CAPTIONING
 from captioncrafter.model import checkpoint, lora
 from captioncrafter.model.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS
@@ -155,7 +155,8 @@ def _examine_values(record: Record, folder: Path, tensors: dict[str, Tensor]) ->
         record.error(
             "not-finite",
             where,
-            f"{len(broken)} of {len(tensors)} weights hold NaN or infinity: training went on after a step that broke",
+            f"NaN or infinity in {len(broken)} of {counted(len(tensors), 'weight')}: training went on after a step "
+            "that broke",
             "Train again from a checkpoint before that.",
             details=tuple(broken),
         )
@@ -166,14 +167,15 @@ def _examine_values(record: Record, folder: Path, tensors: dict[str, Tensor]) ->
         record.error(
             "no-effect",
             where,
-            f"all {len(second)} of its B matrices are zero: it captions exactly as the base does",
+            f"every one of its {counted(len(second), 'B matrix', 'B matrices')} is zero: it captions exactly as the "
+            "base does",
             "It was saved before training, or its weights did not load when it was saved. Train again.",
         )
     elif idle:
         record.warning(
             "dead-layers",
             where,
-            f"{len(idle)} of {len(second)} B matrices are zero: these layers learned nothing",
+            f"{len(idle)} of {len(second)} B matrices still zero: nothing was learned there",
             "Leave them out of the targets, or find out why no gradient came there.",
             details=tuple(dict.fromkeys(map(lora.layer_of, idle))),
         )

@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from captioncrafter import runs
+from captioncrafter.errors import counted
 from captioncrafter.model.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, layer_of
 from captioncrafter.model.stock import Blip2
 from captioncrafter.model.targets import linear_layers
@@ -79,8 +80,8 @@ def _tell_strays(
         record.error(
             "half-model",
             folder / ADAPTER_WEIGHTS,
-            f"its {len(mine)} layers are called as in the language model alone ({stray[0]}): it was saved from that "
-            "half, and over the whole model it does nothing, with a warning only",
+            f"its {counted(len(mine), 'layer is', 'layers are')} called as in the language model alone ({stray[0]}): "
+            "it was saved from that half, and over the whole model it does nothing, with a warning only",
             f"Put {_HALF} in front of every layer's name; --fix does.",
             details=condensed(stray),
             repair=_renaming(folder, tensors),
@@ -89,8 +90,8 @@ def _tell_strays(
     record.error(
         "stray-layers",
         folder / ADAPTER_WEIGHTS,
-        f"{len(stray)} of its {len(mine)} layers do not exist in the base, {stray[0]} first: made for another base, or "
-        "for a part of a model",
+        f"{len(stray)} of its {counted(len(mine), 'layer')} not to be found in the base, {stray[0]} first: made for "
+        "another base, or for a part of a model",
         "Use the base it was made for.",
         details=condensed(stray),
     )
@@ -111,7 +112,8 @@ def _renaming(folder: Path, tensors: dict[str, Tensor]) -> Callable[[], str] | N
         with runs.replacing(files[0]) as temporary:
             save_file(renamed, temporary, metadata={"format": "pt"})
         runs.write_json(files[1], config)
-        return f"{len(renamed)} weights renamed to those of the whole model{kept[0]}, and target_modules{kept[1]}"
+        done = counted(len(renamed), "weight renamed to that", "weights renamed to those")
+        return f"{done} of the whole model{kept[0]}, and target_modules{kept[1]}"
 
     return repair
 
@@ -121,7 +123,8 @@ def _examine_parts(record: Record, folder: Path, mine: list[str]) -> None:
         record.warning(
             "dead-layers",
             folder / ADAPTER_WEIGHTS,
-            f"{len(dead)} layers are on the Q-Former's way for text, which no image goes: they do nothing",
+            f"{counted(len(dead), 'layer is', 'layers are')} on the Q-Former's way for text, which no image goes: "
+            "nothing is learned there",
             "Leave them out: query and value are the Q-Former's usual targets.",
             details=condensed(dead),
         )
@@ -150,8 +153,8 @@ def _examine_whole(record: Record, folder: Path, tensors: dict[str, Tensor], mod
         record.error(
             "half-adapter",
             folder,
-            f"{len(lacking)} weights that {ADAPTER_CONFIG} asks for are not in {ADAPTER_WEIGHTS}, and "
-            f"{len(unused)} there are none it asks for, {(lacking or unused)[0]} first",
+            f"{counted(len(lacking), 'weight')} that {ADAPTER_CONFIG} asks for missing in {ADAPTER_WEIGHTS}, and "
+            f"{len(unused)} there that it does not ask for, {(lacking or unused)[0]} first",
             _COPY,
             details=tuple(lacking + unused),
         )
@@ -164,7 +167,8 @@ def _examine_whole(record: Record, folder: Path, tensors: dict[str, Tensor], mod
         record.error(
             "shape",
             folder / ADAPTER_WEIGHTS,
-            f"{len(wrong)} weights have another shape than base and rank ask for, first {wrong[0]}",
+            f"{counted(len(wrong), 'weight has', 'weights have')} another shape than base and rank ask for, first "
+            f"{wrong[0]}",
             "Use the base it was made for; copy both files from one adapter.",
             details=tuple(wrong),
         )

@@ -9,7 +9,7 @@ from pathlib import Path
 from captioncrafter import runs
 from captioncrafter.data.caption_files import read_predictions, read_references
 from captioncrafter.data.captions import normalise
-from captioncrafter.errors import DataError
+from captioncrafter.errors import DataError, counted
 from captioncrafter.stages.ailments.captions import LINE_ENDS, Captioned, default_limit, examine_captions, listed
 from captioncrafter.stages.ailments.documents import keep, may_change
 from captioncrafter.stages.ailments.finding import BROKEN, Record
@@ -64,15 +64,19 @@ def _examine_predictions(record: Record, path: Path, captions: Mapping[str, str]
     empty = [image for image, text in captions.items() if not text.strip()]
     if empty:
         record.warning(
-            "empty-captions", path, f"{len(empty)} predictions are empty", "Caption these images.", details=tuple(empty)
+            "empty-captions",
+            path,
+            f"{counted(len(empty), 'prediction is', 'predictions are')} empty",
+            "Caption these images.",
+            details=tuple(empty),
         )
     odd = [image for image, text in captions.items() if any(sign in text for sign in LINE_ENDS)]
     if odd:
         record.warning(
             "line-separators",
             path,
-            f"{len(odd)} predictions hold a line separator: coco-caption would score every later one against the "
-            "wrong image. Here they are spaces",
+            f"{counted(len(odd), 'prediction holds', 'predictions hold')} a line separator: coco-caption would score "
+            "every later one against the wrong image. Here they are spaces",
             "Replace them by spaces before another program scores them.",
             details=tuple(odd),
         )
@@ -86,7 +90,7 @@ def _examine_sense(record: Record, path: Path, captions: Mapping[str, str]) -> N
         record.warning(
             "stutter",
             path,
-            f"{len(stuttering)} of {len(captions)} predictions say one word or sign over and over",
+            f"one word or sign over and over in {len(stuttering)} of {counted(len(captions), 'prediction')}",
             "T5 in float16 writes so (LAVIS#206): caption in bfloat16 or float32. Otherwise it is trained too little, "
             "or too long; decoding.repetition_penalty hides it.",
             details=listed(stuttering),

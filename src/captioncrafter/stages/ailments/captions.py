@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from captioncrafter import recipe
 from captioncrafter.data.captions import normalise
 from captioncrafter.data.example import SPLITS
+from captioncrafter.errors import counted
 from captioncrafter.stages.ailments.finding import Record
 
 LINE_ENDS = "\n\r\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029"
@@ -80,7 +81,7 @@ def _examine_empty(record: Record, where: object, splits: Splits) -> None:
         record.error(
             "no-captions",
             where,
-            f"{len(without)} images have no caption at all",
+            f"{counted(len(without), 'image has', 'images have')} no caption at all",
             "Give them captions or leave them out: nothing can be learned of them or scored.",
             details=listed(without),
         )
@@ -93,7 +94,7 @@ def _examine_empty(record: Record, where: object, splits: Splits) -> None:
         record.error(
             "empty-captions",
             where,
-            f"{len(some)} images have an empty caption among others",
+            f"{counted(len(some), 'image has', 'images have')} an empty caption among others",
             "Take the empty ones out (`captioncrafter prepare` does): as references they spoil every score.",
             details=listed(some),
         )
@@ -102,7 +103,7 @@ def _examine_empty(record: Record, where: object, splits: Splits) -> None:
         record.warning(
             "wordless-captions",
             where,
-            f"{len(wordless)} captions are nothing but punctuation; training leaves them out",
+            f"{counted(len(wordless), 'caption is', 'captions are')} nothing but punctuation; training leaves them out",
             "Take them out, or put words in their place.",
             details=listed(wordless),
         )
@@ -114,8 +115,9 @@ def _examine_line_ends(record: Record, where: object, splits: Splits) -> None:
         record.warning(
             "line-separators",
             where,
-            f"{len(found)} captions hold a line separator (a line feed, U+2028 or its like): coco-caption's tokenizer "
-            "gives a line too many there and scores every later caption against the wrong one. Here they are spaces",
+            f"{counted(len(found), 'caption holds', 'captions hold')} a line separator (a line feed, U+2028 or its "
+            "like): coco-caption's tokenizer gives a line too many there and scores every later caption against the "
+            "wrong one. Here they are spaces",
             "Replace them by spaces before another program scores with them.",
             details=listed(found),
         )
@@ -127,8 +129,8 @@ def _examine_markup(record: Record, where: object, splits: Splits) -> None:
         record.warning(
             "markup",
             where,
-            f"{len(found)} captions hold something in angle brackets: HTML would be learned, and a tokenizer reads "
-            "the likes of </s> and <image> as signs of its own",
+            f"{counted(len(found), 'caption holds', 'captions hold')} something in angle brackets: HTML would be "
+            "learned, and a tokenizer reads the likes of </s> and <image> as signs of its own",
             "Take it out. Reports show it as it stands and never as HTML.",
             details=listed(found),
         )
@@ -145,7 +147,8 @@ def _examine_lengths(record: Record, where: object, splits: Splits, length: Leng
     tell(
         "long-captions",
         where,
-        f"{len(long)} of {len(texts)} training captions have more than {limit} {unit}: their ends are not learned",
+        f"more than {limit} {unit} in {len(long)} of {counted(len(texts), 'training caption')}: their ends are not "
+        "learned",
         "Raise training.max_caption_tokens (and decoding.max_new_tokens), or shorten them.",
         details=listed(long),
     )
@@ -179,7 +182,10 @@ def _examine_repeats(record: Record, where: object, splits: Splits) -> None:
     ]
     if twice:
         record.note(
-            "repeated-captions", where, f"{len(twice)} images have the same caption twice", details=listed(twice)
+            "repeated-captions",
+            where,
+            f"{counted(len(twice), 'image has', 'images have')} the same caption twice",
+            details=listed(twice),
         )
 
 
@@ -194,7 +200,8 @@ def _examine_between(record: Record, where: object, splits: Splits) -> None:
         record.error(
             "captions-in-two-splits",
             where,
-            f"{len(copies)} images have all their captions again in another split: the same image, maybe stored anew",
+            f"{counted(len(copies), 'image has its', 'images have their')} captions again, all of them, in another "
+            "split: the same image, maybe stored anew",
             "Take them out of training: what is learned would be tested.",
             details=listed([", ".join(f"{split}: {name}" for split, name in group) for group in copies]),
         )

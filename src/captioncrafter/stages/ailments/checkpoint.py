@@ -5,6 +5,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
+from captioncrafter.errors import counted
 from captioncrafter.model import checkpoint
 from captioncrafter.model.checkpoint import Checkpoint
 from captioncrafter.model.cut import is_decoder_only
@@ -176,7 +177,9 @@ def _describe(record: Record, model: Blip2, stored: dict[str, StoredTensor]) -> 
         parameters[part_of(name)] += math.prod(stored[name].shape)
     record.facts["parameters"] = dict(sorted(parameters.items()))
     dtypes = Counter(tensor.dtype for tensor in stored.values())
-    record.facts["stored in"] = ", ".join(f"{dtype} ({count} tensors)" for dtype, count in dtypes.most_common())
+    record.facts["stored in"] = ", ".join(
+        f"{dtype} ({counted(count, 'tensor')})" for dtype, count in dtypes.most_common()
+    )
     record.facts["bytes"] = sum(tensor.end - tensor.start for tensor in stored.values())
 
 
@@ -195,7 +198,8 @@ def _examine_tensors(
         record.error(
             "missing-weights",
             found.folder,
-            f"{len(missing)} of the model's weights are in no file, {missing[0]} first: a part of a model",
+            f"{counted(len(missing), 'weight of the model is', 'weights of the model are')} in no file, {missing[0]} "
+            "first: a part of a model",
             again,
             details=tuple(missing),
         )
@@ -208,7 +212,7 @@ def _examine_tensors(
         record.error(
             "shape",
             found.folder,
-            f"{len(wrong)} weights have another shape than {CONFIG} says, first {wrong[0]}",
+            f"{counted(len(wrong), 'weight has', 'weights have')} another shape than {CONFIG} says, first {wrong[0]}",
             "Take weights and configuration from one source.",
             details=tuple(wrong),
         )
@@ -218,7 +222,8 @@ def _examine_tensors(
         record.note(
             "unused-weights",
             found.folder,
-            f"{len(unused)} stored tensors belong to no layer, {unused[0]} first; they are not read",
+            f"{counted(len(unused), 'stored tensor belongs', 'stored tensors belong')} to no layer, {unused[0]} first; "
+            "not read",
             details=tuple(unused),
         )
 

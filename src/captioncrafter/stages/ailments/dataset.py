@@ -10,6 +10,7 @@ import datasets
 
 from captioncrafter.data.dataset import FEATURES, PROMPT, without_progress_bars
 from captioncrafter.data.example import SPLITS
+from captioncrafter.errors import counted
 from captioncrafter.model.checkpoint import IMAGE_TOKEN
 from captioncrafter.stages.ailments.captions import (
     Captioned,
@@ -136,7 +137,12 @@ def _captioned(split: datasets.Dataset) -> Iterator[Captioned]:
 def _examine_ids(record: Record, folder: Path, name: str, images: list[Captioned], *, prompted: bool) -> None:
     lacking = sum(image.image_id is None for image in images)
     if lacking:
-        record.error("no-id", folder, f"split {name}: {lacking} rows have no image_id", "Give each one of its own.")
+        record.error(
+            "no-id",
+            folder,
+            f"split {name}: {counted(lacking, 'row has', 'rows have')} no image_id",
+            "Give each one of its own.",
+        )
     counts = Counter(image.image_id for image in images if image.image_id is not None)
     twice = [image for image, count in counts.items() if count > 1]
     if twice:
@@ -144,7 +150,8 @@ def _examine_ids(record: Record, folder: Path, name: str, images: list[Captioned
         record.error(
             "id-twice",
             folder,
-            f"split {name}: {len(twice)} ids stand for two rows or more: predictions could not be told apart",
+            f"split {name}: {counted(len(twice), 'id stands', 'ids stand')} for two rows or more: predictions could "
+            "not be told apart",
             f"Make the ids unique.{more}",
             details=listed(twice),
         )
@@ -153,7 +160,8 @@ def _examine_ids(record: Record, folder: Path, name: str, images: list[Captioned
         record.warning(
             "id-leads-out",
             folder,
-            f"split {name}: {len(leaving)} ids are paths that lead out of any folder",
+            f"split {name}: {counted(len(leaving), 'id is a path that leads', 'ids are paths that lead')} out of any "
+            "folder",
             "Rename them: a program that makes file names of ids would write elsewhere.",
             details=listed(leaving),
         )
@@ -165,8 +173,8 @@ def _examine_prompts(record: Record, folder: Path, name: str, split: datasets.Da
         record.error(
             "positions",
             folder,
-            f"split {name}: {len(held)} prompts hold {IMAGE_TOKEN}: the processor writes those positions itself, and "
-            "more of them than queries is no image",
+            f"split {name}: {counted(len(held), 'prompt holds', 'prompts hold')} {IMAGE_TOKEN}: the processor writes "
+            "those positions itself, and more of them than queries is no image",
             f"Take {IMAGE_TOKEN} out of the prompts.",
             details=listed(held),
         )

@@ -56,7 +56,7 @@ def examine_store(record: Record, folder: Path) -> set[str]:
             record.warning("damaged-features", file, f"not whole ({first})", _AGAIN)
             continue
         if damaged:
-            record.warning("damaged-features", file, f"{damaged} of {len(names)} rows are not as written", _AGAIN)
+            record.warning("damaged-features", file, f"{damaged} of {len(names)} rows not as written", _AGAIN)
         else:
             images.update(names)
     record.facts["images"] = len(images)

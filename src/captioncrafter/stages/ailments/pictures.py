@@ -12,7 +12,7 @@ from PIL import ExifTags, Image
 
 from captioncrafter import events
 from captioncrafter.data.images import as_rgb, has_more_frames, image_hash, open_image
-from captioncrafter.errors import ImageError
+from captioncrafter.errors import ImageError, counted
 from captioncrafter.stages.ailments.captions import listed
 from captioncrafter.stages.ailments.finding import BROKEN, Record
 
@@ -55,7 +55,7 @@ def examine_pictures(record: Record, where: object, images: Iterable[Stored], to
         record.error(
             "unreadable-images",
             where,
-            f"{len(unreadable)} of {total} images cannot be read",
+            f"{len(unreadable)} of {counted(total, 'image')} cannot be read",
             _PREPARE,
             details=listed(unreadable),
         )
@@ -67,7 +67,9 @@ def examine_pictures(record: Record, where: object, images: Iterable[Stored], to
     }
     for ailment, (what, mark) in kinds.items():
         if names := [look.image.name for look in looks if getattr(look, mark)]:
-            record.note(ailment, where, f"{len(names)} images are {what}", details=listed(names))
+            record.note(
+                ailment, where, f"{counted(len(names), 'image is', 'images are')} {what}", details=listed(names)
+            )
 
 
 def _looked_at(images: Iterable[Stored], total: int, *, decode: bool) -> Iterator[Look]:
@@ -129,7 +131,8 @@ def _examine_copies(record: Record, where: object, looks: list[Look]) -> None:
         record.error(
             "image-in-two-splits",
             where,
-            f"{len(leaks)} images stand in more than one split: learned from one, tested on the other",
+            f"{counted(len(leaks), 'image stands', 'images stand')} in more than one split: learned from one, tested "
+            "on the other",
             "Split by image, not by caption row: `captioncrafter prepare` does; or take them out of training.",
             details=_groups(leaks),
         )
@@ -139,15 +142,18 @@ def _examine_copies(record: Record, where: object, looks: list[Look]) -> None:
         record.warning(
             "row-a-caption",
             where,
-            f"{len(rows)} images stand once for each of their captions: every score sees one reference where several "
-            "were written, and splits over rows leak",
+            f"{counted(len(rows), 'image stands', 'images stand')} once for each caption: every score sees one "
+            "reference where several were written, and splits over rows leak",
             "Make one row of each image, with all its captions in the list.",
             details=_groups(rows),
         )
     others = [group for group in inside if group not in rows]
     if others:
         record.note(
-            "same-image", where, f"{len(others)} images stand twice in a split under other ids", details=_groups(others)
+            "same-image",
+            where,
+            f"{counted(len(others), 'image stands', 'images stand')} twice in a split under other ids",
+            details=_groups(others),
         )
 
 

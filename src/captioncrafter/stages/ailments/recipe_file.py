@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from captioncrafter import recipe, runs
-from captioncrafter.errors import RecipeError
+from captioncrafter.errors import RecipeError, counted
 from captioncrafter.model.checkpoint import Checkpoint
 from captioncrafter.model.stock import Blip2
 from captioncrafter.model.targets import linear_layers, planned_layers, reach_of
@@ -73,13 +73,14 @@ def _examine_layers(record: Record, name: str, config: Any, model: Blip2, option
             details=condensed(_meant_first(config, model, options.lora)),
         )
         return
-    record.facts["adapter"] = f"{len(layers)} layers train: {by_part(layers)}"
+    record.facts["adapter"] = f"{counted(len(layers), 'layer trains', 'layers train')}: {by_part(layers)}"
     record.facts["layers"] = layers
     if dead := text_way(layers):
         record.warning(
             "dead-layers",
             where,
-            f"{len(dead)} of the layers are on the Q-Former's way for text, which no image goes: they learn nothing",
+            f"{counted(len(dead), 'layer lies', 'layers lie')} on the Q-Former's way for text, which no image goes: "
+            "nothing is learned there",
             "Leave them out: query and value are the Q-Former's usual targets.",
             details=condensed(dead),
         )

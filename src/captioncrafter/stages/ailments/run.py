@@ -8,7 +8,7 @@ from typing import Any
 
 from captioncrafter import recipe, runs
 from captioncrafter.data.splits import load_splits
-from captioncrafter.errors import CaptionCrafterError
+from captioncrafter.errors import CaptionCrafterError, counted
 from captioncrafter.generation.origin import CAPTIONING
 from captioncrafter.model import checkpoint
 from captioncrafter.stages.ailments.adapter import Named, base_on_disk, examine_adapter
@@ -88,7 +88,7 @@ def _examine_left_behind(record: Record, folder: Path) -> None:
             record.warning(
                 "left-behind",
                 place,
-                f"{len(left)} files that a killed process was writing",
+                f"{counted(len(left), 'file')} that a killed process was writing",
                 "Going on cleans up; --fix does it now: what is whole is put in its place, halves are removed.",
                 details=tuple(left),
                 repair=lambda place=place: _recovered(place),
@@ -117,7 +117,7 @@ def _examine_log(record: Record, folder: Path, *, at_work: bool) -> None:
         record.warning(
             "damaged-log",
             file,
-            f"{len(damaged)} lines cannot be read",
+            f"{counted(len(damaged), 'line cannot', 'lines cannot')} be read",
             "They are left out of curves.",
             details=tuple(damaged),
         )
@@ -151,7 +151,8 @@ def _examine_versions(record: Record, folder: Path, manifest: dict[str, Any]) ->
         record.note(
             "versions",
             folder / runs.MANIFEST,
-            f"made with other versions of {len(different)} libraries: going on is exact with the same ones only",
+            f"made with other versions of {counted(len(different), 'library', 'libraries')}: going on is exact with "
+            "the same ones only",
             details=tuple(different),
         )
 

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from captioncrafter import runs
+from captioncrafter.errors import counted
 from captioncrafter.model.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from captioncrafter.stages.ailments.documents import keep, may_change
 from captioncrafter.stages.ailments.finding import BROKEN, Record
@@ -45,7 +46,7 @@ def examine_checkpoints(record: Record, folder: Path, manifest: dict[str, Any], 
         record.note(
             "pickle",
             place,
-            f"{len(pickles)} pickle files lie among the checkpoints; they are never read",
+            f"{counted(len(pickles), 'pickle file lies', 'pickle files lie')} among the checkpoints, never read",
             details=tuple(pickles),
         )
     if manifest.get("result") and not good:

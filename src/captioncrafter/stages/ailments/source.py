@@ -5,6 +5,7 @@ from pathlib import Path
 
 from captioncrafter.data.example import Source
 from captioncrafter.data.images import read_image_file
+from captioncrafter.errors import counted
 from captioncrafter.stages.ailments.captions import Captioned, default_limit, examine_captions, listed
 from captioncrafter.stages.ailments.finding import Record
 from captioncrafter.stages.ailments.pictures import Stored, examine_pictures
@@ -19,17 +20,21 @@ def examine_source(record: Record, path: Path, source: Source, *, decode: bool) 
     record.facts["splits from"] = source.splits_from or "nobody yet: prepare draws them by image"
     record.facts["licence"] = source.licence
     strays = {
-        "captions-without-image": [line.caption_id for line in source.captions_without_image],
-        "blank-captions": [line.place for line in source.blank_captions],
-        "images-without-captions": list(source.images_without_captions),
-        "images-in-no-split": list(source.images_in_no_split),
-        "listed-images-absent": list(source.listed_images_absent),
-        "leads-out": [one.image for one in source.set_aside],
+        "captions-without-image": (
+            "caption",
+            "without image",
+            [one.caption_id for one in source.captions_without_image],
+        ),
+        "blank-captions": ("blank caption", "", [line.place for line in source.blank_captions]),
+        "images-without-captions": ("image", "without captions", source.images_without_captions),
+        "images-in-no-split": ("image", "in no split", source.images_in_no_split),
+        "listed-images-absent": ("listed image", "absent", source.listed_images_absent),
+        "leads-out": ("path", "leading out of the folder", [one.image for one in source.set_aside]),
     }
-    for ailment, names in strays.items():
+    for ailment, (noun, how, names) in strays.items():
         if names:
-            what = f"{len(names)} {ailment.replace('-', ' ')}"
-            record.note(ailment, path, what, _PREPARE, details=listed(names))
+            what = f"{counted(len(names), noun)} {how}".rstrip()
+            record.note(ailment, path, what, _PREPARE, details=listed(list(names)))
     splits: dict[str, list[Captioned]] = {}
     for example in source.examples:
         splits.setdefault(example.split or "train", []).append(Captioned(example.image_id, example.captions))

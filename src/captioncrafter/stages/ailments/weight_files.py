@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from captioncrafter import runs
-from captioncrafter.errors import CheckpointError
+from captioncrafter.errors import CheckpointError, counted
 from captioncrafter.model import weights
 from captioncrafter.model.weights import StoredTensor
 from captioncrafter.stages.ailments.documents import may_change, read_object
@@ -46,7 +46,7 @@ def examine_weight_files(record: Record, folder: Path, again: str) -> dict[str, 
         record.error(
             "no-index",
             folder / INDEX,
-            f"{len(read)} shards and no index: they are not found without it",
+            f"{counted(len(read), 'shard')} and no index: they are not found without it",
             "Fetch it, or let --fix write it from the shards' headers.",
             repair=None if record.has("damaged-shard", "lfs-pointer") else _index_from(folder / INDEX, stored),
         )
@@ -95,7 +95,7 @@ def _examine_pickles(record: Record, folder: Path, has_safetensors: bool) -> Non
         record.note(
             "pickle",
             folder,
-            f"{len(found)} pickle files lie beside the safetensors; they are never opened here",
+            f"{counted(len(found), 'pickle file lies', 'pickle files lie')} beside the safetensors, never opened here",
             "Remove them if nothing else needs them: opening a pickle can run code.",
             details=tuple(found),
         )
@@ -113,7 +113,7 @@ def _examine_pickles(record: Record, folder: Path, has_safetensors: bool) -> Non
 def _examine_shards(record: Record, folder: Path, names: set[str], placed: dict[str, str], again: str) -> None:
     counts = Counter(placed.values())
     for name in sorted({*_lost_numbers(names), *counts} - names):
-        told = f" with {counts[name]} tensors" if counts[name] else ""
+        told = f" with {counted(counts[name], 'tensor')}" if counts[name] else ""
         there = " (a link to a file that is gone)" if (folder / name).is_symlink() else ""
         record.error("missing-shard", folder / name, f"a shard{told} that is not there{there}", again)
 
@@ -131,7 +131,8 @@ def _examine_strangers(record: Record, folder: Path, files: list[Path], read: li
         record.note(
             "stray-file",
             folder,
-            f"{len(strangers)} files are not of this checkpoint and are not read, {strangers[0]} first",
+            f"{counted(len(strangers), 'file is', 'files are')} not of this checkpoint and not read, {strangers[0]} "
+            "first",
             "Remove them if nothing else needs them.",
             details=tuple(strangers),
         )
@@ -150,7 +151,8 @@ def _hold_against(
         record.error(
             "index-disagrees",
             folder / INDEX,
-            f"{len(wrong)} tensors are not in the file it names, {wrong[0]} first: shards of another checkpoint",
+            f"{counted(len(wrong), 'tensor is', 'tensors are')} not in the file it names, {wrong[0]} first: shards of "
+            "another checkpoint",
             again,
             details=tuple(wrong),
         )
@@ -164,6 +166,6 @@ def _index_from(path: Path, stored: dict[str, StoredTensor]) -> Callable[[], str
         total = sum(tensor.end - tensor.start for tensor in stored.values())
         placed = {name: tensor.file.name for name, tensor in sorted(stored.items())}
         runs.write_json(path, {"metadata": {"total_size": total}, "weight_map": placed})
-        return f"{path.name} written from the headers of {len(set(placed.values()))} shards"
+        return f"{path.name} written from the headers of {counted(len(set(placed.values())), 'shard')}"
 
     return repair
