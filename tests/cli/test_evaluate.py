@@ -39,7 +39,7 @@ def test_a_part_ends_3_and_the_table_tells_of_it_and_of_the_captions_as_texts(
     told = capsys.readouterr()
     shown = " ".join(told.out.split())
     assert status == 3
-    assert "scored on the 3 images that both files share only" in " ".join(told.err.split())
+    assert "only the 3 images that all share are taken" in " ".join(told.err.split())
     assert "3 images, a part of all; × 100" in shown
     assert "new to training, % │ 66.7" in shown
     assert "words a caption │ 6.0" in shown

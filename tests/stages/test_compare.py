@@ -131,8 +131,8 @@ def test_images_that_differ_are_named_for_each_file(tmp_path: Path, references: 
     part = write_predictions(tmp_path / "part.jsonl", some | {"x": "a dog"})
 
     expected = (
-        r"part\.jsonl: 2 images have no prediction \(7, 9\), 1 predictions have no reference \(x\)\n"
-        "--allow-partial compares on the 58 images"
+        r"part\.jsonl: 2 images have no prediction \(7, 9\), 1 prediction has no reference \(x\)\n"
+        "A part compares with no published scores; --allow-partial takes the 58 images"
     )
     with pytest.raises(DataError, match=expected):
         compare([whole, part], FAST, references=references)
@@ -148,14 +148,16 @@ def test_a_part_is_compared_when_allowed_and_the_result_says_so(
 
     assert found["images"] == IMAGES - 10
     assert found["partial"] == {str(part): {"images_without_prediction": 10, "predictions_without_reference": 0}}
-    assert "compared on the 50 images that all share only" in capsys.readouterr().err
+    assert "only the 50 images that all share are taken" in capsys.readouterr().err
 
 
 def test_systems_that_share_no_image_are_refused_even_as_a_part(tmp_path: Path, references: Path):
     whole = write_predictions(tmp_path / "whole.jsonl", sampled(1))
     other = write_predictions(tmp_path / "other.jsonl", {"x": "a dog", "y": "a cat"})
 
-    with pytest.raises(DataError, match=r"all share 0:(.|\n)*x, y in .*other\.jsonl"):
+    with pytest.raises(
+        DataError, match=r"2 images that all share are needed, and there are 0:(.|\n)*x, y in .*other\.jsonl"
+    ):
         compare([whole, other], FAST, references=references, allow_partial=True)
 
 

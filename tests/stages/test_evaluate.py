@@ -160,14 +160,14 @@ def test_extras_that_nobody_asked_for_are_absent(tmp_path: Path):
 def test_an_image_without_a_prediction_is_refused_by_name(tmp_path: Path):
     predictions, references = files_of(tmp_path, range(3), range(4))
 
-    with pytest.raises(DataError, match=r"1 images have no prediction \(3\)"):
+    with pytest.raises(DataError, match=r"1 image has no prediction \(3\)"):
         evaluate_files(predictions, references)
 
 
 def test_a_prediction_without_references_is_refused_by_name(tmp_path: Path):
     predictions, references = files_of(tmp_path, range(5), range(4))
 
-    with pytest.raises(DataError, match=r"1 predictions have no reference \(4\)"):
+    with pytest.raises(DataError, match=r"1 prediction has no reference \(4\)"):
         evaluate_files(predictions, references)
 
 
@@ -183,7 +183,7 @@ def test_a_part_is_scored_when_allowed_and_the_scores_say_so(tmp_path: Path):
 def test_files_that_share_no_image_are_refused_even_as_a_part(tmp_path: Path):
     predictions, references = files_of(tmp_path, range(2), range(5, 7))
 
-    with pytest.raises(DataError, match="share no image"):
+    with pytest.raises(DataError, match="1 image that all share is needed, and there are 0"):
         evaluate_files(predictions, references, allow_partial=True)
 
 

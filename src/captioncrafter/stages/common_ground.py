@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from captioncrafter import events
-from captioncrafter.data.caption_files import dataset_split, named, read_references
+from captioncrafter.data.caption_files import dataset_split, read_references
 from captioncrafter.data.pictures import Picture, pictures_given, pictures_in, pictures_of
 from captioncrafter.data.splits import CaptionedImage, load_splits
 from captioncrafter.errors import DataError, InputError
-from captioncrafter.stages.systems import Evaluated, Model, System
+from captioncrafter.stages.systems import Evaluated, System
 
 
 @dataclass(frozen=True)
@@ -105,39 +105,3 @@ def _images(evaluated: Evaluated) -> list[CaptionedImage]:
             "`captioncrafter evaluate --run` captions it anew; --references takes references from elsewhere."
         )
     return list(images)
-
-
-def shared_images(
-    systems: Sequence[System], ground: CommonGround, *, allow_partial: bool
-) -> tuple[list[str], dict[str, Any]]:
-    """The images that references and all systems have, and what the result says where that is a part."""
-    people, source = ground.people, ground.told["references_from"]
-    models = [model for system in systems for model in system.models.values()]
-    missing = {model.source: [image for image in people if image not in model.captions] for model in models}
-    extra = {model.source: [image for image in model.captions if image not in people] for model in models}
-    shared = [image for image in people if all(image in model.captions for model in models)]
-    differ = [file for file in missing if missing[file] or extra[file]]
-    lines = [_line(file, missing[file], extra[file]) for file in differ]
-    if len(shared) < 2:
-        told = [*lines, f"image ids are {named(people)} in {source} and {_ids(models)}"]
-        raise DataError("\n".join([f"a comparison takes two images or more, and all share {len(shared)}:", *told]))
-    if not differ:
-        return shared, {}
-    if not allow_partial:
-        way_out = f"--allow-partial compares on the {len(shared)} images that all share."
-        raise DataError("\n".join([f"systems and references ({source}) are not of the same images:", *lines, way_out]))
-    events.warn("\n".join([f"compared on the {len(shared)} images that all share only:", *lines]))
-    counts = {
-        str(file): {"images_without_prediction": len(missing[file]), "predictions_without_reference": len(extra[file])}
-        for file in differ
-    }
-    return shared, {"partial": counts}
-
-
-def _line(file: Path, missing: Sequence[str], extra: Sequence[str]) -> str:
-    parts = ((missing, "images have no prediction"), (extra, "predictions have no reference"))
-    return f"  {file}: " + ", ".join(f"{len(some)} {what} ({named(some)})" for some, what in parts if some)
-
-
-def _ids(models: Sequence[Model]) -> str:
-    return ", ".join(f"{named(model.captions)} in {model.source}" for model in models)

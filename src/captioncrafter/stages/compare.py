@@ -14,12 +14,13 @@ from captioncrafter.metrics.scorecard import METRICS, Scorecard, averaged, score
 from captioncrafter.metrics.significance import differences
 from captioncrafter.metrics.vqa import ANSWER_METRICS, answers_scored
 from captioncrafter.stages import protocol
-from captioncrafter.stages.common_ground import find_common_ground, shared_images
+from captioncrafter.stages.common_ground import find_common_ground
 from captioncrafter.stages.extra_metrics import ExtraMetric, extra_metrics
 from captioncrafter.stages.kept_scores import KeptScores, read_kept_scores
 from captioncrafter.stages.systems import System, read_systems
 
 _SURE_BELOW = 0.05
+_FEWEST_IMAGES = 2
 
 
 def compare(
@@ -47,13 +48,19 @@ def compare(
     ground = find_common_ground(systems, references, split)
     java.choose(options.java)
     java.start_in_background()
-    shared, partial = shared_images(systems, ground, allow_partial=allow_partial)
+    models = [model for system in systems for model in system.models.values()]
+    shared, partial = protocol.shared_images(
+        {model.source: model.captions for model in models},
+        ground.people,
+        source=ground.told["references_from"],
+        allow_partial=allow_partial,
+        fewest=_FEWEST_IMAGES,
+    )
     frequencies = options.document_frequencies or ground.corpus
     scored = References(
         {image: ground.people[image] for image in shared}, document_frequencies=protocol.corpus(frequencies)
     )
     extras = extra_metrics(options, scored, ground.pictures(shared, images), device="auto")
-    models = [model for system in systems for model in system.models.values()]
     kept = read_kept_scores(models, ground.people, but={extra.name for extra in extras})
     further = [metric for extra in extras for metric in extra.metrics] + kept.metrics
     wanted = _wanted(metrics, [*METRICS, *(ANSWER_METRICS if ground.answers else ()), *further])
@@ -66,7 +73,7 @@ def compare(
     found = {
         "images": len(shared),
         **ground.told,
-        **partial,
+        **({"partial": partial} if partial else {}),
         "baseline": systems[0].name,
         "systems": {
             system.name: {

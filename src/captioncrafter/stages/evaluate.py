@@ -56,8 +56,9 @@ def evaluate_files(
     options = options or recipe.Evaluation()
     name = dataset_split(references, split)[0] if references.is_dir() else None
     given, people = read_predictions(predictions), read_references(references, name or split)
-    shared, partial = shared_images(given, people, names=(predictions, references), allow_partial=allow_partial)
-    protocol = {"predictions": str(predictions), "references_from": str(references)} | partial
+    shared, partial = shared_images({predictions: given}, people, source=references, allow_partial=allow_partial)
+    protocol: dict[str, Any] = {"predictions": str(predictions), "references_from": str(references)}
+    protocol |= {"partial": partial[str(predictions)]} if partial else {}
     protocol |= ({"split": name} if name else {}) | _origin(predictions)
     java.choose(options.java)
     yardstick = Yardstick.of(

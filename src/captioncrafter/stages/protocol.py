@@ -10,7 +10,7 @@ from captioncrafter.data.caption_files import dataset_split, named, read_referen
 from captioncrafter.data.dataset import image_hashes
 from captioncrafter.data.pictures import Picture
 from captioncrafter.data.splits import CaptionedImages, load_splits
-from captioncrafter.errors import DataError, InputError
+from captioncrafter.errors import DataError, InputError, counted
 from captioncrafter.metrics.references import References
 
 _LISTED_AT_MOST = 20
@@ -117,38 +117,47 @@ def describe_corpus(references: References, path: str | None) -> dict[str, Any]:
 
 
 def shared_images(
-    given: Mapping[str, str],
+    predictions: Mapping[Path, Mapping[str, str]],
     people: Mapping[str, Sequence[str]],
     *,
-    names: tuple[Path, Path],
+    source: str | Path,
     allow_partial: bool,
-) -> tuple[list[str], dict[str, Any]]:
-    """The images that both have, in the order of the references, and what `scores.json` says where that is a part.
+    fewest: int = 1,
+) -> tuple[list[str], dict[str, dict[str, int]]]:
+    """The images that people and every file of `predictions` have, in the order of the references from `source`.
 
-    Raises `DataError` naming the images that only one of them has, unless `allow_partial`; `names` are the files.
+    And, where that is a part, how many images each file that differs lacks or has too many. Raises `DataError` naming
+    them, unless `allow_partial`, and where fewer than `fewest` are shared.
     """
-    shared = [image for image in people if image in given]
-    missing = [image for image in people if image not in given]
-    extra = [image for image in given if image not in people]
-    if not missing and not extra:
+    missing = {file: [image for image in people if image not in given] for file, given in predictions.items()}
+    extra = {file: [image for image in given if image not in people] for file, given in predictions.items()}
+    shared = [image for image in people if all(image in given for given in predictions.values())]
+    differ = [file for file in predictions if missing[file] or extra[file]]
+    lines = [_line(file, missing[file], extra[file]) for file in differ]
+    if len(shared) < fewest:
+        ids = ", ".join(f"{named(given)} in {file}" for file, given in predictions.items())
+        told = [*lines, f"image ids are {named(people)} in {source} and {ids}"]
+        needed = counted(fewest, "image that all share is", "images that all share are")
+        raise DataError("\n".join([f"{needed} needed, and there are {len(shared)}:", *told]))
+    if not differ:
         return shared, {}
-    predictions, references = names
-    if not shared:
-        raise DataError(
-            f"{predictions} and {references} share no image: image ids are {named(given)} in the one and "
-            f"{named(people)} in the other."
-        )
-    differ = f"{len(missing)} images have no prediction{_in_brackets(missing)}, {len(extra)} predictions have no "
-    differ += f"reference{_in_brackets(extra)}"
+    share = counted(len(shared), "image that all share", "images that all share")
     if not allow_partial:
+        way_out = f"A part compares with no published scores; --allow-partial takes the {share} all the same."
         raise DataError(
-            f"{predictions} and {references} are not of the same images: {differ}. Scores of a part compare with no "
-            f"published ones; --allow-partial scores the {len(shared)} images they share all the same."
+            "\n".join([f"predictions and references ({source}) are not of the same images:", *lines, way_out])
         )
-    events.warn(f"scored on the {len(shared)} images that both files share only: {differ}")
-    counts = {"images_without_prediction": len(missing), "predictions_without_reference": len(extra)}
-    return shared, {"partial": counts}
+    are = "is" if len(shared) == 1 else "are"
+    events.warn("\n".join([f"only the {share} {are} taken:", *lines]))
+    return shared, {
+        str(file): {"images_without_prediction": len(missing[file]), "predictions_without_reference": len(extra[file])}
+        for file in differ
+    }
 
 
-def _in_brackets(images: Sequence[str]) -> str:
-    return f" ({named(images)})" if images else ""
+def _line(file: Path, missing: Sequence[str], extra: Sequence[str]) -> str:
+    parts = (
+        (missing, "image has no prediction", "images have no prediction"),
+        (extra, "prediction has no reference", "predictions have no reference"),
+    )
+    return f"  {file}: " + ", ".join(f"{counted(len(some), *what)} ({named(some)})" for some, *what in parts if some)
