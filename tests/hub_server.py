@@ -1,7 +1,7 @@
 """A stand-in for the Hugging Face hub on 127.0.0.1, and the real client in processes of its own.
 
 The server answers what huggingface_hub asks for: facts of a repository, the list of its files, and the files, in ranges
-too. It notes what it was asked, and can be told to misbehave.
+too; what is uploaded is `hub_uploads`'. It notes what it was asked, and can be told to misbehave.
 """
 
 import hashlib
@@ -18,6 +18,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+
+import hub_uploads
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -36,6 +38,7 @@ class Repository:
     held: set[str] = field(default_factory=set)
     promised: dict[str, str] = field(default_factory=dict)
     commit: str = COMMIT
+    private: bool = False
 
     @classmethod
     def of(cls, folder: Path, **how: Any) -> "Repository":
@@ -56,6 +59,7 @@ class Hub:
     def __init__(self) -> None:
         self.repositories: dict[str, Repository] = {}
         self.asked: list[tuple[str, str, int | None]] = []
+        self.large: dict[str, bytes] = {}
         self.ending = threading.Event()
         hub = self
 
@@ -98,8 +102,16 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self._answer()
 
+    def do_POST(self) -> None:
+        hub_uploads.answer(self, self.of.repositories, self.of.large, Repository)
+
+    def do_PUT(self) -> None:
+        hub_uploads.answer(self, self.of.repositories, self.of.large, Repository)
+
     def _answer(self) -> None:
         words = urlsplit(self.path).path.strip("/").split("/")
+        if words == ["api", "whoami-v2"]:
+            return hub_uploads.whoami(self)
         listing = words[:2] == ["api", "models"]
         owner_and_name = "/".join(words[2:4] if listing else words[:2])
         repository = self.of.repositories.get(owner_and_name)
@@ -175,17 +187,23 @@ def _tree(repository: Repository) -> list[dict[str, Any]]:
 
 _CLIENT = """
 import json, sys
-from captioncrafter.errors import CheckpointError
-from captioncrafter.model import checkpoint
+from pathlib import Path
+from captioncrafter.errors import CaptionCrafterError
+from captioncrafter.model import checkpoint, hub, publishing
 for line in sys.stdin:
     name, options = json.loads(line)
     try:
         if folder := options.pop("local_dir", None):
             from huggingface_hub import snapshot_download
             answer = {"folder": snapshot_download(name, local_dir=folder)}
+        elif folder := options.pop("publish", None):
+            publishing.check_can_publish(name)
+            answer = {"url": publishing.publish(Path(folder), name, **options)}
+        elif file := options.pop("file", None):
+            answer = {"folder": str(hub.fetch_file(name, None, file))}
         else:
             answer = {"folder": str(checkpoint.find(name, **options).folder)}
-    except CheckpointError as error:
+    except CaptionCrafterError as error:
         answer = {"error": str(error)}
     print(json.dumps(answer), flush=True)
 """

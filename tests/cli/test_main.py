@@ -12,7 +12,7 @@ from captioncrafter.cli import main
 from captioncrafter.stages.train import train
 from tiny import picture, tiny_recipe, write_tiny_dataset
 
-VERBS = ("quickstart", "prepare", "plan", "train", "evaluate", "compare", "caption", "report", "doctor")
+VERBS = ("quickstart", "prepare", "plan", "train", "evaluate", "compare", "caption", "report", "export", "doctor")
 
 
 def status_of(*words: str | Path) -> int | str | None:

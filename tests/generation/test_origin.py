@@ -56,3 +56,22 @@ def test_decoding_is_described_as_it_comes_out_but_for_the_batch_size():
 
     assert one == other
     assert one["decoding"]["num_beams"] == 2
+
+
+def test_a_base_that_an_adapter_was_merged_into_brings_its_prompt_and_decoding(tiny_checkpoint: Path, tmp_path: Path):
+    base = Path(shutil.copytree(tiny_checkpoint, tmp_path / "merged"))
+    settings = {"prompt": "two dogs", "precision": "fp32", "decoding": {"num_beams": 3}, "merged_from": {"base": "x"}}
+    (base / "captioning.json").write_text(json.dumps(settings))
+
+    origin = Origin.of(str(base))
+
+    assert (origin.prompt, origin.precision, origin.decoding.num_beams) == ("two dogs", "fp32", 3)
+    assert (origin.base, origin.tuned_on) == (str(base), None)
+    assert Origin.of(str(base), prompt="a cat").prompt == "a cat"
+
+
+def test_an_adapters_own_settings_win_over_its_bases(tiny_checkpoint: Path, adapter: Path, tmp_path: Path):
+    base = Path(shutil.copytree(tiny_checkpoint, tmp_path / "merged"))
+    (base / "captioning.json").write_text(json.dumps({"prompt": "a cat"}))
+
+    assert Origin.of(str(base), adapter=adapter).prompt == "two dogs"

@@ -204,6 +204,34 @@ class Caption:
 
 
 @dataclass(frozen=True)
+class Export:
+    """Write a run's adapter, or with --merge the whole model with it in its weights, as a folder to hand on.
+
+    Stock PEFT loads the one and stock transformers the other; each has a model card, and is read back once written.
+    """
+
+    run: Positional[Path]
+    """Run folder, whose best adapter is taken, or an adapter's folder."""
+    to: Path
+    """Folder to write: new, empty, or with --overwrite an older export."""
+    merge: bool = False
+    """Merge the adapter into the base's unquantised weights, a tensor at a time: little memory, no GPU."""
+    dtype: Literal["bf16", "fp32"] | None = None
+    """With --merge: what the weights are rounded to; bf16 by default."""
+    base: str | None = None
+    """Hub name, folder or bundled name of the base; what the adapter names by default."""
+    revision: str | None = None
+    """Commit of a hub checkpoint."""
+    overwrite: bool = False
+    """Replace an older export in the folder."""
+    push: Annotated[str | None, arg(metavar="USER/NAME")] = None
+    """Upload the folder to this repository of the hub, too; a new one is private."""
+    public: bool = False
+    """With --push: a new repository is for everyone to see."""
+    json: Json = False
+
+
+@dataclass(frozen=True)
 class Doctor:
     """Tell what PATH is, what is wrong with it and how to mend it. Loads no model; changes nothing without --fix.
 

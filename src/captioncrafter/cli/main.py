@@ -22,7 +22,18 @@ from tyro.conf import subcommand
 
 from captioncrafter import __version__, events, recipe
 from captioncrafter.cli import diagnosis, verbs
-from captioncrafter.cli.commands import Caption, Compare, Doctor, Evaluate, Plan, Prepare, Quickstart, Report, Train
+from captioncrafter.cli.commands import (
+    Caption,
+    Compare,
+    Doctor,
+    Evaluate,
+    Export,
+    Plan,
+    Prepare,
+    Quickstart,
+    Report,
+    Train,
+)
 from captioncrafter.errors import CaptionCrafterError, InputError
 
 _OUT_OF_MEMORY = (
@@ -133,6 +144,7 @@ def _commands(train: Train, plan: Plan) -> Any:
         Annotated[Compare, subcommand("compare")],
         Annotated[Caption, subcommand("caption")],
         Annotated[Report, subcommand("report")],
+        Annotated[Export, subcommand("export")],
         Annotated[Doctor, subcommand("doctor")],
     )
     return functools.reduce(operator.or_, commands)
@@ -147,6 +159,7 @@ _VERBS: dict[type, Callable[[Any], int]] = {
     Compare: verbs.compare,
     Caption: verbs.caption,
     Report: verbs.report,
+    Export: verbs.export,
     Doctor: diagnosis.doctor,
 }
 

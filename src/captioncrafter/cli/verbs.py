@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from captioncrafter import events, recipe
 from captioncrafter.cli import tables
-from captioncrafter.cli.commands import Caption, Compare, Evaluate, Plan, Prepare, Quickstart, Report, Train
+from captioncrafter.cli.commands import Caption, Compare, Evaluate, Export, Plan, Prepare, Quickstart, Report, Train
 from captioncrafter.errors import InputError
 
 DONE = 0
@@ -96,6 +96,7 @@ def train(command: Train) -> int:
         {
             "Score it": f"{tables.program()} evaluate --run {out} --base",
             "Caption with it": f"{tables.program()} caption PHOTOS… --adapter {out / 'adapter'}",
+            "Hand it on (--merge: as a whole model)": f"{tables.program()} export {out} --to exports/{out.name}",
         },
     )
     return DONE
@@ -254,6 +255,37 @@ def report(command: Report) -> int:
     from captioncrafter.stages.report import report as write_report
 
     tables.print_line(str(write_report(command.runs, command.out)))
+    return DONE
+
+
+def export(command: Export) -> int:
+    """Status 0; where it lies, and how to use it."""
+    from captioncrafter.stages import export as stage
+
+    if not command.merge:
+        _refuse(command.dtype, "--dtype", "an adapter is copied as it is, and it goes with --merge")
+    if command.push is None:
+        _refuse(command.public or None, "--public", "nothing is published, and it goes with --push")
+    found = stage.export(
+        command.run,
+        command.to,
+        merge=(command.dtype or "bf16") if command.merge else None,
+        base=command.base,
+        revision=command.revision,
+        overwrite=command.overwrite,
+        push=stage.Repository(command.push, command.public) if command.push is not None else None,
+    )
+    if command.json:
+        tables.print_json(found.to_json())
+        return DONE
+    what, option = ("Model", "--base") if found.kind == "merged" else ("Adapter", "--adapter")
+    tables.print_next(
+        f"{what}: {found.folder}" + (f", on the hub: {found.url}" if found.url else ""),
+        {
+            "Caption with it": f"{tables.program()} caption PHOTOS… {option} {found.folder}",
+            "Examine it": f"{tables.program()} doctor {found.folder}",
+        },
+    )
     return DONE
 
 

@@ -68,7 +68,7 @@ class Captioner:
     def from_origin(cls, origin: Origin, *, device: str = "auto", merge: bool = False) -> "Captioner":
         """The captioner that `origin` tells of; see `load`."""
         found = checkpoint.find(origin.base, origin.revision)
-        _check_base(found, origin)
+        check_base(found, origin)
         where = hardware.device_for(device)
         arithmetic = hardware.arithmetic_for(origin.precision, where)
         processor = checkpoint.load_processor(found)
@@ -140,7 +140,8 @@ class Captioner:
         return decode(self.model, self.processor, context, settings, first=first)
 
 
-def _check_base(found: checkpoint.Checkpoint, origin: Origin) -> None:
+def check_base(found: checkpoint.Checkpoint, origin: Origin) -> None:
+    """Raises `CheckpointError` when the base that was found is not the one that the adapter was tuned on."""
     if origin.tuned_on is not None and found.describe()["weights"] != origin.tuned_on:
         named = Origin.of(adapter=origin.adapter)
         raise CheckpointError(

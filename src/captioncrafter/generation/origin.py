@@ -9,7 +9,7 @@ from typing import Any
 from captioncrafter import events, recipe, runs
 from captioncrafter.errors import CheckpointError
 from captioncrafter.generation.decode import overridden
-from captioncrafter.model import checkpoint, lora
+from captioncrafter.model import checkpoint, hub, lora
 
 CAPTIONING = "captioning.json"
 DEFAULT_BASE = "miniature"
@@ -42,16 +42,19 @@ class Origin:
     ) -> "Origin":
         """What is given, and for the rest what the adapter was tuned with, else the defaults.
 
-        Raises `CheckpointError` for a folder without an adapter, or one whose settings cannot be used.
+        Without an adapter, the rest is what the base itself was tuned with where it keeps that: one that an adapter was
+        merged into. Raises `CheckpointError` for a folder without an adapter, or one whose settings cannot be used.
         """
-        settings = _settings(Path(adapter)) if adapter is not None else {}
+        settings = _settings(Path(adapter)) if adapter is not None else _settings_of_base(base, revision)
         return cls(
             base=base or settings.get("base", DEFAULT_BASE),
             revision=revision or (settings.get("revision") if base is None else None),
             adapter=Path(adapter) if adapter is not None else None,
             prompt=prompt if prompt is not None else settings.get("prompt", recipe.Model().prompt),
             precision=precision or settings.get("precision", "auto"),
-            decoding=recipe.check_decoding(settings.get("decoding", {}), source=f"{adapter}/{CAPTIONING}, decoding"),
+            decoding=recipe.check_decoding(
+                settings.get("decoding", {}), source=f"{adapter or base}/{CAPTIONING}, decoding"
+            ),
             tuned_on=settings.get("weights"),
         )
 
@@ -84,13 +87,29 @@ def _settings(adapter: Path) -> dict[str, Any]:
     lora.stored_adapter(adapter)
     file = adapter / CAPTIONING
     if file.is_file():
-        settings = runs.read_json(file)
-        if not isinstance(settings, dict):
-            raise CheckpointError(
-                f"{file}: expected a JSON object, found {type(settings).__name__}. Copy the adapter again, or remove "
-                "this file to use the default prompt and decoding."
-            )
-        return settings
+        return _read(file)
     events.warn(f"{adapter}: no {CAPTIONING}; using the default prompt and decoding, and the base that is named.")
     named = json.loads((adapter / lora.ADAPTER_CONFIG).read_text(encoding="utf-8"))
     return {"base": named["base_model_name_or_path"], "revision": named.get("revision")}
+
+
+def _settings_of_base(base: str | None, revision: str | None) -> dict[str, Any]:
+    """What a base keeps of the adapter that was merged into it; nothing for any other base."""
+    if base is None or base in checkpoint.bundled():
+        return {}
+    folder = runs.user_path(base)
+    file: Path | None = folder / CAPTIONING
+    if not folder.is_dir():
+        file = hub.fetch_file(base, revision, CAPTIONING) if base.count("/") == 1 else None
+    settings = _read(file) if file is not None and file.is_file() else {}
+    return {name: settings[name] for name in ("prompt", "precision", "decoding") if name in settings}
+
+
+def _read(file: Path) -> dict[str, Any]:
+    settings = runs.read_json(file)
+    if not isinstance(settings, dict):
+        raise CheckpointError(
+            f"{file}: expected a JSON object, found {type(settings).__name__}. Copy the folder again, or remove this "
+            "file to use the default prompt and decoding."
+        )
+    return settings

@@ -84,11 +84,11 @@ def load_adapter(model: Blip2, folder: Path) -> Tuned:
             tuned = PeftModel.from_pretrained(model, str(folder))
     except (SafetensorError, OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
         raise CheckpointError(f"{folder}: the adapter cannot be loaded ({error}).") from error
-    _check_whole(tuned, folder)
+    check_whole(tuned, folder)
     return tuned.eval()
 
 
-def _check_whole(tuned: Tuned, folder: Path) -> None:
+def check_whole(tuned: Tuned, folder: Path) -> None:
     """Raises `CheckpointError` unless `folder` holds a weight for all that its configuration reaches, and no other."""
     from peft import get_peft_model_state_dict
 

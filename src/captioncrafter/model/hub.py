@@ -37,6 +37,18 @@ def fetch(name: str, revision: str | None, *, option: str = "model.base", only_c
     return folder
 
 
+def fetch_file(name: str, revision: str | None, file: str) -> Path | None:
+    """A small file of a hub repository, in the hub cache; None where the repository has none, or cannot be asked."""
+    from huggingface_hub import errors
+
+    network = (getattr(errors, "HTTPError", OSError), OSError, errors.HFValidationError)
+    try:
+        found = _snapshot(name, revision, [file]) / file
+    except network:
+        return None
+    return found if found.is_file() else None
+
+
 def _told_snapshot(name: str, revision: str | None) -> Path:
     """All files of the repository; a line tells when some have to be fetched, bars how far that is on a terminal."""
     from huggingface_hub import constants
@@ -104,7 +116,7 @@ def _explain(error: Any, name: str, revision: str | None, option: str) -> NoRetu
             f"network and unset it, or copy the hub cache of a machine that has the model. {elsewhere}"
         ) from error
     raise CheckpointError(
-        f"{name}: {lacking} in the hub cache, and fetching it from {where()} failed ({_reason(error)}). Connect to the "
+        f"{name}: {lacking} in the hub cache, and fetching it from {where()} failed ({reason(error)}). Connect to the "
         f"network and try again: files that are whole already are kept. {elsewhere}"
     ) from error
 
@@ -116,7 +128,7 @@ def _is_begun(error: Exception) -> bool:
     return isinstance(error, getattr(errors, "IncompleteSnapshotError", ()))
 
 
-def _reason(error: BaseException) -> str:
+def reason(error: BaseException) -> str:
     """The first line of what lies at the bottom: the client wraps what the network said."""
     while isinstance(error.__cause__, Exception):
         error = error.__cause__

@@ -42,7 +42,7 @@ def load_model(
     from safetensors import SafetensorError
     from transformers import Blip2ForConditionalGeneration
 
-    _quiet_bitsandbytes()
+    quiet_bitsandbytes()
     stored = weights.stored_tensors(checkpoint.folder)
     check_hashes(sorted({tensor.file for tensor in stored.values()}), checkpoint.name)
     config = load_config(checkpoint)
@@ -88,7 +88,7 @@ def load_model(
     return model.eval().requires_grad_(False)
 
 
-def _quiet_bitsandbytes() -> None:
+def quiet_bitsandbytes() -> None:
     """Lets bitsandbytes log errors only: 0.50 has a line for every call of an int8 layer, and one at its import.
 
     PEFT imports it over any model where it is installed.

@@ -14,8 +14,8 @@ import xxhash
 
 from captioncrafter.errors import CheckpointError
 
-_WHOLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
-_LENGTH_BYTES = 8
+WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+LENGTH_BYTES = 8
 _SAMPLE_BYTES = 4096
 
 
@@ -37,7 +37,7 @@ def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
     Only headers are read. Raises `CheckpointError` naming the file that is missing, truncated, not safetensors, or
     without a tensor that the index places in it.
     """
-    whole, index = folder / _WHOLE, folder / _INDEX
+    whole, index = folder / WHOLE, folder / INDEX
     if whole.is_file():
         return {tensor.name: tensor for tensor in read_header(whole)}
     if not index.is_file():
@@ -46,7 +46,7 @@ def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
     for shard, names in promised.items():
         if not (folder / shard).is_file():
             raise CheckpointError(
-                f"{folder / shard}: missing, and {len(names)} of the weights that {_INDEX} names lie there. Fetch it "
+                f"{folder / shard}: missing, and {len(names)} of the weights that {INDEX} names lie there. Fetch it "
                 "again: for a hub name run the command again with a network, for a folder copy this file."
             )
     stored = {tensor.name: tensor for shard in promised for tensor in read_header(folder / shard)}
@@ -54,7 +54,7 @@ def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
         strange = [name for name in names if name not in stored or stored[name].file.name != shard]
         if strange:
             raise CheckpointError(
-                f"{folder / shard}: {len(strange)} of the weights that {_INDEX} places there are not in it, "
+                f"{folder / shard}: {len(strange)} of the weights that {INDEX} places there are not in it, "
                 f"{strange[0]} first: it is another file than it should be. Fetch it again."
             )
     return stored
@@ -77,7 +77,7 @@ def _promised_by(index: Path) -> dict[str, list[str]]:
 def _no_weights(folder: Path) -> str:
     parts = sorted(path.name for path in folder.glob("*-of-*.safetensors"))
     if parts:
-        return f"{folder}: {parts[0]} is there, but {_INDEX}, which tells the parts, is not. Fetch it again."
+        return f"{folder}: {parts[0]} is there, but {INDEX}, which tells the parts, is not. Fetch it again."
     lost = sorted(path.name for path in folder.glob("*.safetensors") if not path.exists())
     if lost:
         return f"{folder / lost[0]}: a link to a file that is gone. Fetch it again."
@@ -87,18 +87,18 @@ def _no_weights(folder: Path) -> str:
             f"{folder}: the weights are only there as {pickles[0]}, a pickle file, which can run code when opened. "
             "Load and save it once with transformers' save_pretrained, which writes safetensors, then use that folder."
         )
-    return f"{folder}: no {_WHOLE}, whole or in parts. Is the download complete?"
+    return f"{folder}: no {WHOLE}, whole or in parts. Is the download complete?"
 
 
 def read_header(file: Path) -> list[StoredTensor]:
     """The tensors of one file; raises `CheckpointError` when it is truncated or not safetensors."""
     size = file.stat().st_size
     with file.open("rb") as stream:
-        length = int.from_bytes(stream.read(_LENGTH_BYTES), "little")
-        if size < _LENGTH_BYTES or length > size:
+        length = int.from_bytes(stream.read(LENGTH_BYTES), "little")
+        if size < LENGTH_BYTES or length > size:
             raise CheckpointError(f"{file}: truncated or not a safetensors file ({size} bytes). Fetch it again.")
         header = stream.read(length)
-    offset = _LENGTH_BYTES + length
+    offset = LENGTH_BYTES + length
     try:
         tensors = [
             StoredTensor(

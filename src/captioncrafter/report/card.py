@@ -64,23 +64,12 @@ def write_card(
     evaluated, `base_scores` the base's own on the same images.
     """
     origin = Origin.of(options.data)
-    use = _USE.format(
-        base=_loadable(base),
-        revision=f", revision={base.revision!r}" if base.revision else "",
-        imports="import importlib.resources\n\n" if base.name in bundled() else "",
-        dtype=precision,
-        prompt=options.model.prompt,
-        decoding=_generate_arguments(options.decoding),
-    )
     sections = [
         metadata(base, origin, scores),
         "# Image captioning adapter",
-        f"A LoRA adapter (rank {options.lora.rank}, alpha {options.lora.alpha:g}) for {_code(public_name(base))}, "
-        f"tuned with CaptionCrafter on {_named(origin, options)}. Where: {_code(options.lora.in_words)}.",
-        "## Use",
-        _USE_OURS,
-        "With transformers and PEFT alone:",
-        use,
+        f"A LoRA adapter (rank {options.lora.rank}, alpha {options.lora.alpha:g}) for {code(public_name(base))}, "
+        f"tuned with CaptionCrafter on {_named(origin, options)}. Where: {code(options.lora.in_words)}.",
+        *use(base, prompt=options.model.prompt, decoding=options.decoding, dtype=precision),
         "## Scores",
         _scores(scores, base_scores) if scores else "Not evaluated yet: `captioncrafter evaluate --run RUN` does it.",
         "## Limits",
@@ -91,8 +80,21 @@ def write_card(
     runs.write_text(adapter / "README.md", "\n\n".join(sections) + "\n")
 
 
+def use(base: Checkpoint, *, prompt: str, decoding: Decoding, dtype: str) -> list[str]:
+    """The section on how to load the adapter, with CaptionCrafter and without."""
+    stock = _USE.format(
+        base=_loadable(base),
+        revision=f", revision={base.revision!r}" if base.revision else "",
+        imports="import importlib.resources\n\n" if base.name in bundled() else "",
+        dtype=dtype,
+        prompt=prompt,
+        decoding=generate_arguments(decoding),
+    )
+    return ["## Use", _USE_OURS, "With transformers and PEFT alone:", stock]
+
+
 def _named(origin: Origin, options: Recipe) -> str:
-    return origin.name if options.data.path is None else _code(origin.name)
+    return origin.name if options.data.path is None else code(origin.name)
 
 
 def _loadable(base: Checkpoint) -> str:
@@ -104,7 +106,7 @@ def _loadable(base: Checkpoint) -> str:
     return repr(f"path/to/{public_name(base)}")
 
 
-def _code(text: str) -> str:
+def code(text: str) -> str:
     """The text as a code span, in which nothing is markup; its fence is longer than any run of backticks in it."""
     shown = one_line(text)
     fence = "`" * (1 + max(map(len, re.findall("`+", shown)), default=0))
@@ -112,7 +114,7 @@ def _code(text: str) -> str:
     return f"{fence}{room}{shown}{room}{fence}"
 
 
-def _generate_arguments(decoding: Decoding) -> str:
+def generate_arguments(decoding: Decoding) -> str:
     """Length and beam width, then whatever else of the decoding is not the usual, as `generate` takes it."""
     usual = generate_options(Decoding())
     chosen = {
@@ -147,7 +149,7 @@ def _protocol(scores: Mapping[str, Any]) -> str:
         + (f" ({number(resamples)} resamples)." if resamples else "."),
     ]
     if "prompt" in scores:
-        told.append(f"Prompt: {_code(scores['prompt'])}.")
+        told.append(f"Prompt: {code(scores['prompt'])}.")
     versions = [f"{name} {scorer[name]}" for name in ("pycocoevalcap", "METEOR", "PTB tokenizer") if name in scorer]
     if versions:
         told.append(f"Scorers: {', '.join(map(_words, versions))}.")
@@ -187,9 +189,9 @@ def _licence(base: Checkpoint, origin: Origin, options: Recipe) -> str:
     data = (
         "Its training data were drawn by CaptionCrafter."
         if options.data.path is None
-        else f"Of its training data {_code(origin.name)} this is known: {_words(origin.licence)}"
+        else f"Of its training data {code(origin.name)} this is known: {_words(origin.licence)}"
         if origin.licence
-        else f"The licence of its training data, {_code(origin.name)}, is not known to CaptionCrafter."
+        else f"The licence of its training data, {code(origin.name)}, is not known to CaptionCrafter."
     )
     missing = [
         name
@@ -202,6 +204,6 @@ def _licence(base: Checkpoint, origin: Origin, options: Recipe) -> str:
     ]
     return (
         "The metadata states no licence: whoever publishes the adapter chooses one, within what the licences of the "
-        f"base model {_code(public_name(base))} and of the training data allow. {data} "
+        f"base model {code(public_name(base))} and of the training data allow. {data} "
         f"To be added to the metadata by hand where they are known: {', '.join(f'`{name}`' for name in missing)}."
     )
