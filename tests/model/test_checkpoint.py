@@ -290,3 +290,28 @@ def test_loading_leaves_the_logging_of_transformers_as_it_was(tiny_checkpoint: P
     load_tiny(tiny_checkpoint)
 
     assert logger.level == before
+
+
+XL = "Salesforce/blip2-flan-t5-xl"
+
+
+def test_without_the_hub_the_configuration_that_ships_stands_in_and_it_is_said(capfd: pytest.CaptureFixture[str]):
+    found = checkpoint.find(XL, "0eb0d3b4", only_config=True)
+
+    assert checkpoint.load_config(found).text_config.d_model == 2048
+    assert found.loadable_name == XL
+    assert f"{XL}: not in the hub cache; its configuration as it came" in capfd.readouterr().err
+
+
+def test_where_weights_are_needed_no_shipped_file_stands_in():
+    with pytest.raises(CheckpointError, match="not in the hub cache.*HF_HUB_OFFLINE is set"):
+        checkpoint.find(XL)
+
+
+def test_the_shipped_files_are_the_published_ones(published_files: Path):
+    shipped = checkpoint.published_files(XL)
+    assert shipped is not None
+
+    assert {file.name: file.read_bytes() for file in shipped.iterdir()} == {
+        file.name: file.read_bytes() for file in published_files.iterdir()
+    }

@@ -11,10 +11,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from captioncrafter import runs
+from captioncrafter import events, runs
 from captioncrafter.errors import CheckpointError, closest
 from captioncrafter.model import weights
-from captioncrafter.model.hub import fetch
+from captioncrafter.model.hub import Unreachable, fetch
 from captioncrafter.model.mending import IMAGE_TOKEN, mend
 from captioncrafter.model.stock import Processor
 
@@ -51,6 +51,12 @@ def bundled() -> list[str]:
     return sorted(path.parent.name for path in _assets().glob("*/config.json"))
 
 
+def published_files(name: str) -> Path | None:
+    """The folder in the package with the small files of the hub's `name`, for some checkpoints: never its weights."""
+    folder = _assets() / "published" / name
+    return folder if (folder / "config.json").is_file() else None
+
+
 def _assets() -> Path:
     return Path(str(resources.files("captioncrafter"))) / "assets"
 
@@ -58,8 +64,9 @@ def _assets() -> Path:
 def find(name: str, revision: str | None = None, *, only_config: bool = False) -> Checkpoint:
     """The checkpoint called `name`: a bundled name, a folder, or a hub name (fetched when not yet in the hub cache).
 
-    With `only_config`, nothing but `config.json` is fetched, and other files may be missing. Raises `CheckpointError`
-    saying what is missing and how to get it.
+    With `only_config`, nothing but `config.json` is fetched, and other files may be missing; while the hub cannot be
+    reached, the package's own copy stands in where it has one, and a line says so. Raises `CheckpointError` saying what
+    is missing and how to get it.
     """
     if name in bundled():
         return Checkpoint(name, None, _assets() / name)
@@ -72,11 +79,22 @@ def find(name: str, revision: str | None = None, *, only_config: bool = False) -
                 f"checkpoint ({', '.join(bundled())}).{closest(name, bundled())}"
             )
         # Alone first: another kind of model is told before gigabytes of it were fetched.
-        folder = fetch(name, revision, only_config=True)
+        folder = _configuration(name, revision, shipped=published_files(name) if only_config else None)
     _check_is_blip2(name, folder)
     if on_hub and not only_config:
         folder = fetch(name, revision)
     return Checkpoint(name, revision if on_hub else None, folder, on_hub)
+
+
+def _configuration(name: str, revision: str | None, *, shipped: Path | None) -> Path:
+    """The folder in the hub cache with the configuration; `shipped`, where given, while the hub cannot be reached."""
+    try:
+        return fetch(name, revision, only_config=True)
+    except Unreachable:
+        if shipped is None:
+            raise
+        events.say(f"{name}: not in the hub cache; its configuration as it came with CaptionCrafter is taken")
+        return shipped
 
 
 def _check_is_blip2(name: str, folder: Path) -> None:

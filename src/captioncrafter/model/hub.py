@@ -14,6 +14,10 @@ _CONFIG = "config.json"
 _FILES = ["*.json", "*.safetensors", "*.model", "*.txt"]
 
 
+class Unreachable(CheckpointError):
+    """A repository that is not in the hub cache, while nobody answers or nobody may be asked."""
+
+
 def fetch(name: str, revision: str | None, *, option: str = "model.base", only_config: bool = False) -> Path:
     """The folder in the hub cache with the small files and safetensors of a hub repository, fetched when not there yet.
 
@@ -111,11 +115,11 @@ def _explain(error: Any, name: str, revision: str | None, option: str) -> NoRetu
     lacking = "only partly" if _is_begun(error) else "not"
     elsewhere = f"Or give the folder of a copy as {option}."
     if constants.HF_HUB_OFFLINE:
-        raise CheckpointError(
+        raise Unreachable(
             f"{name}: {lacking} in the hub cache ({constants.HF_HUB_CACHE}), and HF_HUB_OFFLINE is set. Connect to the "
             f"network and unset it, or copy the hub cache of a machine that has the model. {elsewhere}"
         ) from error
-    raise CheckpointError(
+    raise Unreachable(
         f"{name}: {lacking} in the hub cache, and fetching it from {where()} failed ({reason(error)}). Connect to the "
         f"network and try again: files that are whole already are kept. {elsewhere}"
     ) from error
