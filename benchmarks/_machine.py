@@ -13,6 +13,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 _LARGE = {"cpu": 2048, "cuda": 8192}
+_M_MMAP_THRESHOLD = -3  # of glibc's malloc.h
+_COPIED_BYTES = {"cpu": 2**28, "cuda": 2**30}
 
 
 def use_cores(threads: int) -> None:
@@ -34,6 +36,20 @@ class MatrixProducts:
         """All of them."""
         for _ in range(self.times):
             torch.matmul(self._left, self._right, out=self._product)
+
+
+class Copies:
+    """Copies of a large tensor, as many as `times` a run: how fast memory is at best, reads and writes together."""
+
+    def __init__(self, device: torch.device, *, times: int = 4) -> None:
+        size = _COPIED_BYTES.get(device.type, 2**28)
+        self._source, self._target = (torch.ones(size, dtype=torch.uint8, device=device) for _ in range(2))
+        self.times, self.bytes = times, 2 * size
+
+    def run(self) -> None:
+        """All of them."""
+        for _ in range(self.times):
+            self._target.copy_(self._source)
 
 
 def flops(run: Callable[[], object]) -> int:
@@ -67,6 +83,11 @@ def wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
+def give_back_freed_memory() -> None:
+    """From now on freed tensors of a MiB or more go back to the system at once, so that peaks are the present ones."""
+    ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 2**20)
+
+
 class PeakMemory:
     """Largest memory since `restart`, in MiB: of the device, or (Linux) of this process beyond what it began with."""
 
@@ -88,6 +109,11 @@ class PeakMemory:
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device) / 2**20
         return _status("VmHWM") - self._before
+
+
+def own_memory_mib() -> float:
+    """The peak of this process since a `PeakMemory` was last restarted, without what it shares (Linux)."""
+    return _status("VmHWM") - _status("RssShmem")
 
 
 def _status(field: str) -> float:

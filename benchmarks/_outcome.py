@@ -12,6 +12,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import torch
+
 _LIBRARIES = ("captioncrafter", "torch", "transformers", "peft", "pycocoevalcap")
 
 
@@ -43,8 +45,12 @@ def tell(
     *,
     as_json: bool,
     columns: Mapping[str, Mapping[str, float]] | None = None,
+    facts: Mapping[str, Any] | None = None,
 ) -> None:
-    """Prints the outcome; a ratio above 1 means faster than the baseline. `columns` are further figures of a row."""
+    """Prints the outcome; a ratio above 1 means faster than the baseline.
+
+    `columns` are further figures of a row, `facts` what else was found out.
+    """
     further = columns or {}
     rows = [
         {"name": name, "median_s": statistics.median(times), "min_s": min(times), "max_s": max(times)}
@@ -57,6 +63,7 @@ def tell(
             "baseline": baseline,
             "ratios": dict(ratios),
             "rows": rows,
+            **(facts or {}),
         }
         print(json.dumps(signed(outcome), indent=2))
         return
@@ -66,6 +73,8 @@ def tell(
         print(f"  {row['name']:28} {row['median_s']:9.3f} s  [{row['min_s']:.3f}, {row['max_s']:.3f}]{told}")
     for name, ratio in ratios.items():
         print(f"  {name:28} {ratio:9.1f} ×")
+    for name, fact in (facts or {}).items():
+        print(f"  {name}: {json.dumps(fact)}")
 
 
 def signed(outcome: Mapping[str, Any]) -> dict[str, Any]:
@@ -93,7 +102,8 @@ def _hardware() -> str:
     if cpuinfo.is_file():
         names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
         model = names[0] if names else model
-    return f"{model}, {os.cpu_count()} cores"
+    card = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
+    return f"{model}, {os.cpu_count()} cores{card}"
 
 
 def _commit() -> str:

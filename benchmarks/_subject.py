@@ -91,7 +91,11 @@ class Subject:
         vocabulary = shape.text["vocab_size"]
         captions = [[_caption(draw, vocabulary) for _ in range(CAPTIONS_PER_IMAGE)] for _ in range(images)]
         ids = torch.tensor([vocabulary - 1] * _QUERIES + list(_PROMPT_WORDS))
-        return cls(shape, device, [_photograph(draw) for _ in range(images)], captions, Prompt("", ids, _QUERIES))
+        return cls(shape, device, [photograph(draw) for _ in range(images)], captions, Prompt("", ids, _QUERIES))
+
+    def close(self) -> None:
+        """Deletes what was stored."""
+        self._folder.cleanup()
 
     @property
     def images(self) -> TrainingImages:
@@ -215,7 +219,7 @@ def _caption(draw: np.random.Generator, vocabulary: int) -> list[int]:
     return [*draw.integers(2, vocabulary - 1, size=length - 1).tolist(), 1]
 
 
-def _photograph(draw: np.random.Generator) -> bytes:
+def photograph(draw: np.random.Generator) -> bytes:
     """A JPEG of 500×375 with detail at every scale, which takes as long to decode as a photograph of Flickr8k."""
     picture = Image.new("RGB", (500, 375), (128, 128, 128))
     for cells, weight in ((4, 0.5), (16, 0.4), (64, 0.3), (250, 0.35)):
