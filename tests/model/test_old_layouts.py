@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -14,12 +15,19 @@ from captioncrafter import Captioner
 from captioncrafter.errors import CheckpointError
 from captioncrafter.model import checkpoint, lora
 from captioncrafter.stages.train import train
-from hub_layouts import CURRENT, INDEX, OF_2023, OLD, VOCABULARY, WHOLE, Kind, Layout, write_published
+from hub_layouts import COCO, CURRENT, INDEX, OF_2023, OLD, VOCABULARY, WHOLE, Kind, Layout, write_published
 from tiny import changed_copy, load_tiny, picture, tiny_recipe, write_tiny_dataset
 
 KINDS: tuple[Kind, ...] = ("t5", "opt")
+LAYOUTS = WHOLE | OLD | {"at 364 pixels": COCO}
+ROAD: list[tuple[str, Kind]] = [
+    *((layout, "t5") for layout in LAYOUTS),
+    *((layout, "opt") for layout in ("as published", "of 2023", "at 364 pixels")),
+]
 COPIES = [*((layout, "t5") for layout in (*WHOLE, *OLD)), ("as published", "opt"), ("of 2023", "opt")]
 Made = Callable[[Layout, Kind], Path]
+Trained = Callable[[Layout, Kind], Path]
+Merged = Callable[[Layout, Kind], tuple[Captioner, Path]]
 HEAD = "language_model.lm_head.weight"
 
 
@@ -114,7 +122,7 @@ def test_mending_leaves_the_files_as_they_are(tmp_path: Path):
 
 
 @pytest.fixture(scope="module")
-def trained(made: Made, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Layout, Kind], Path]:
+def trained(made: Made, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """The adapter of a short training over a copy, through features, preflight and validation."""
 
     @cache
@@ -128,40 +136,45 @@ def trained(made: Made, tmp_path_factory: pytest.TempPathFactory) -> Callable[[L
     return run
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_training_over_an_old_copy_gives_the_same_adapter(kind: Kind, trained: Callable[[Layout, Kind], Path]):
-    old, current = (load_file(trained(layout, kind) / lora.ADAPTER_WEIGHTS) for layout in (OF_2023, CURRENT))
-
-    assert old.keys() == current.keys()
-    assert all(torch.equal(old[name], current[name]) for name in old)
-    assert any(tensor.any() for name, tensor in old.items() if ".lora_B." in name)
+def as_published(layout: Layout) -> Layout:
+    """The current layout for the same pictures."""
+    return replace(CURRENT, pixels=layout.pixels)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_an_adapter_captions_an_old_copy_as_the_published_one(
-    kind: Kind, made: Made, trained: Callable[[Layout, Kind], Path]
-):
-    adapter = trained(CURRENT, kind)
+@pytest.mark.parametrize(("layout", "kind"), ROAD)
+def test_training_over_every_copy_gives_the_same_adapter(layout: str, kind: Kind, trained: Trained):
+    mine = load_file(trained(LAYOUTS[layout], kind) / lora.ADAPTER_WEIGHTS)
+    published = load_file(trained(as_published(LAYOUTS[layout]), kind) / lora.ADAPTER_WEIGHTS)
 
-    old, current = (
-        Captioner.load(str(made(layout, kind)), adapter=adapter, device="cpu").caption(
+    assert mine.keys() == published.keys()
+    assert all(torch.equal(mine[name], published[name]) for name in mine)
+    assert any(tensor.any() for name, tensor in mine.items() if ".lora_B." in name)
+
+
+@pytest.mark.parametrize(("layout", "kind"), ROAD)
+def test_an_adapter_captions_every_copy_as_the_published_one(layout: str, kind: Kind, made: Made, trained: Trained):
+    found = LAYOUTS[layout]
+    adapter = trained(found, kind)
+
+    mine, published = (
+        Captioner.load(str(made(copy, kind)), adapter=adapter, device="cpu").caption(
             [picture(number) for number in range(3)], num_beams=3
         )
-        for layout in (OF_2023, CURRENT)
+        for copy in (found, replace(as_published(found), shards=found.shards))
     )
 
-    assert old == current
-    assert all(current)
+    assert mine == published
+    assert all(mine)
 
 
 @pytest.fixture(scope="module")
-def merged(made: Made, trained: Callable[[Layout, Kind], Path], tmp_path_factory: pytest.TempPathFactory):
-    """An old copy with its adapter merged in, in memory and saved by stock transformers."""
+def merged(made: Made, trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Merged:
+    """A copy with its adapter merged in, in memory and saved by stock transformers."""
 
     @cache
-    def merge(kind: Kind) -> tuple[Captioner, Path]:
+    def merge(layout: Layout, kind: Kind) -> tuple[Captioner, Path]:
         captioner = Captioner.load(
-            str(made(OF_2023, kind)), adapter=trained(OF_2023, kind), device="cpu", precision="fp32", merge=True
+            str(made(layout, kind)), adapter=trained(layout, kind), device="cpu", precision="fp32", merge=True
         )
         folder = tmp_path_factory.mktemp("merged")
         captioner.model.save_pretrained(folder)
@@ -171,11 +184,11 @@ def merged(made: Made, trained: Callable[[Layout, Kind], Path], tmp_path_factory
     return merge
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_what_is_merged_into_an_old_copy_and_saved_is_whole_and_the_same_model(
-    kind: Kind, merged: Callable[[Kind], tuple[Captioner, Path]], capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(("layout", "kind"), ROAD)
+def test_what_is_merged_into_every_copy_and_saved_is_whole_and_the_same_model(
+    layout: str, kind: Kind, merged: Merged, capsys: pytest.CaptureFixture[str]
 ):
-    captioner, folder = merged(kind)
+    captioner, folder = merged(LAYOUTS[layout], kind)
     capsys.readouterr()
 
     _, processor, model = load_tiny(folder)
@@ -186,13 +199,21 @@ def test_what_is_merged_into_an_old_copy_and_saved_is_whole_and_the_same_model(
     assert saved["image_token_index"] == VOCABULARY[kind]
 
 
+@pytest.mark.parametrize(("layout", "kind"), ROAD)
+def test_what_was_merged_into_every_copy_captions_as_it_did_in_memory(layout: str, kind: Kind, merged: Merged):
+    captioner, folder = merged(LAYOUTS[layout], kind)
+    pictures, decoding = [picture(number) for number in range(3)], captioner.decoding.model_dump()
+
+    read_back = Captioner.load(str(folder), prompt=captioner.prompt.text, device="cpu", precision="fp32")
+
+    assert read_back.caption(pictures, **decoding) == captioner.caption(pictures)
+
+
 @pytest.mark.parametrize("kind", KINDS)
-def test_stock_transformers_reads_what_was_merged_into_an_old_copy(
-    kind: Kind, merged: Callable[[Kind], tuple[Captioner, Path]]
-):
+def test_stock_transformers_reads_what_was_merged_into_an_old_copy(kind: Kind, merged: Merged):
     from transformers import Blip2ForConditionalGeneration, Blip2Processor
 
-    captioner, folder = merged(kind)
+    captioner, folder = merged(OF_2023, kind)
 
     model = Blip2ForConditionalGeneration.from_pretrained(folder).eval()
 
@@ -200,24 +221,20 @@ def test_stock_transformers_reads_what_was_merged_into_an_old_copy(
     assert torch.equal(stock, forward(captioner.model, captioner.processor))
 
 
-def test_the_head_stays_untied_from_the_hub_to_the_merged_copy(
-    made: Made, merged: Callable[[Kind], tuple[Captioner, Path]]
-):
+def test_the_head_stays_untied_from_the_hub_to_the_merged_copy(made: Made, merged: Merged):
     folder = made(CURRENT, "t5")
     shards = [load_file(file) for file in sorted(folder.glob("*.safetensors"))]
     published = {name: tensor for shard in shards for name, tensor in shard.items()}[HEAD]
 
-    for copy in (folder, merged("t5")[1]):
+    for copy in (folder, merged(OF_2023, "t5")[1]):
         model = load_tiny(copy)[2]
         assert torch.equal(model.get_output_embeddings().weight, published)
         assert not torch.equal(model.get_input_embeddings().weight, published)
         assert not model.config.text_config.scale_decoder_outputs
 
 
-def test_the_activation_that_the_configuration_names_is_kept(
-    made: Made, merged: Callable[[Kind], tuple[Captioner, Path]]
-):
-    for copy in (made(CURRENT, "t5"), made(OF_2023, "t5"), merged("t5")[1]):
+def test_the_activation_that_the_configuration_names_is_kept(made: Made, merged: Merged):
+    for copy in (made(CURRENT, "t5"), made(OF_2023, "t5"), merged(OF_2023, "t5")[1]):
         dense = load_tiny(copy)[2].language_model.encoder.block[0].layer[1].DenseReluDense
         assert type(dense.act).__name__ == "GELUActivation"  # flan-T5's own would be NewGELUActivation
 
