@@ -132,6 +132,17 @@ def test_in_bfloat16_the_weights_are_the_float32_ones_rounded_once(t5, tiny_chec
 
     assert rounded.keys() == exact.keys()
     assert all(torch.equal(rounded[name], exact[name].bfloat16()) for name in exact)
+    assert json.loads((tmp_path / "half" / "config.json").read_text())["dtype"] == "bfloat16"
+
+
+@pytest.mark.parametrize("way", WAYS[:4], ids=str)
+def test_in_bfloat16_stock_transformers_comes_as_near_as_that_allows(t5, tiny_checkpoint: Path, tmp_path: Path, way):
+    ours = tuned_over(t5, tmp_path / "adapter", **way)
+
+    model, processor = stock(merged(tiny_checkpoint, tmp_path / "adapter", tmp_path / "half", torch.bfloat16))
+
+    assert model.dtype == torch.bfloat16
+    assert (logits_of(model, processor) - ours).norm() < 0.05 * ours.norm()
 
 
 def test_weights_that_no_adapter_reaches_keep_every_bit(t5, tiny_checkpoint: Path, tmp_path: Path):
