@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from captioncrafter import runs
+from captioncrafter.errors import counted
 from captioncrafter.generation.decode import generate_options
 from captioncrafter.model.checkpoint import Checkpoint, bundled
 from captioncrafter.recipe import Decoding, Recipe
@@ -142,10 +143,11 @@ def _protocol(scores: Mapping[str, Any]) -> str:
     """How the scores were taken, in sentences: images, references, prompt, decoding, scorers, intervals."""
     split = f" of the {_words(scores['split'])} split" if "split" in scores else ""
     decoding, scorer = scores["decoding"], scores.get("scorer", {})
-    resamples = scorer.get("bootstrap_resamples")
+    resamples, references = scorer.get("bootstrap_resamples"), scores["references_per_image"]
     told = [
-        f"coco-caption's metrics × 100 on {scores['images']:,} images{split}, {scores['references_per_image']} "
-        f"references an image, beam width {decoding['num_beams']}; in brackets the 95 % bootstrap interval over images"
+        f"coco-caption's metrics × 100 on {counted(scores['images'], 'image')}{split}, "
+        f"{references} reference{'' if references == 1 else 's'} an image, beam width {decoding['num_beams']}; in "
+        "brackets the 95 % bootstrap interval over images"
         + (f" ({number(resamples)} resamples)." if resamples else "."),
     ]
     if "prompt" in scores:
