@@ -50,6 +50,15 @@ def test_a_new_repository_holds_every_file_and_is_private(hub: Hub, writers: lis
     assert there.private
 
 
+def test_one_line_says_that_something_is_uploaded_and_a_log_has_no_bars(hub: Hub, writers: list[Client], folder: Path):
+    publish(writers[0], "someone/told", folder)
+
+    assert writers[0].said("someone/told") == [
+        f"someone/told: uploading {folder} to the hub at {hub.address} (HF_ENDPOINT)"
+    ]
+    assert writers[0].said("adapter_model") == []
+
+
 def test_a_new_repository_is_public_where_that_is_asked_for(hub: Hub, writers: list[Client], folder: Path):
     publish(writers[0], "someone/seen", folder, private=False)
 
@@ -82,7 +91,7 @@ def test_a_token_that_may_not_write_is_told_so(hub: Hub, writers: list[Client], 
     assert message.startswith(
         f"someone/read-only: the hub at {hub.address} (HF_ENDPOINT) does not let this token write"
     )
-    assert f"`hf upload someone/read-only {folder}` tries again" not in message or folder.is_dir()
+    assert f"{folder} is whole all the same: `hf upload someone/read-only {folder}` tries again." in message
     assert "someone/read-only" not in hub.repositories
 
 

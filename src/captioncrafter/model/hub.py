@@ -4,6 +4,8 @@ All is done by the stock client, so its variables hold: HF_ENDPOINT, HF_HOME, HF
 """
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -72,15 +74,23 @@ def _snapshot(
     name: str, revision: str | None, wanted: list[str], *, bars: bool = False, local_files_only: bool = False
 ) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
-    hidden = not bars and not are_progress_bars_disabled()
-    if hidden:
-        disable_progress_bars()
-    try:
+    with bars_shown(bars):
         return Path(
             snapshot_download(name, revision=revision, allow_patterns=wanted, local_files_only=local_files_only)
         )
+
+
+@contextmanager
+def bars_shown(shown: bool) -> Iterator[None]:
+    """Within, the client draws its bars only where they are `shown`."""
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    hidden = not shown and not are_progress_bars_disabled()
+    if hidden:
+        disable_progress_bars()
+    try:
+        yield
     finally:
         if hidden:
             enable_progress_bars()

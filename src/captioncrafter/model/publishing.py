@@ -3,12 +3,13 @@
 Its variables hold: HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE.
 """
 
+import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
 from captioncrafter import events
 from captioncrafter.errors import CaptionCrafterError, InputError
-from captioncrafter.model.hub import reason, where
+from captioncrafter.model.hub import bars_shown, reason, where
 
 _WEIGHTS = (".safetensors", ".safetensors.index.json", ".bin", ".pt", ".pth")
 _CONFIGS = ("config.json", "adapter_config.json")
@@ -57,7 +58,8 @@ def publish(folder: Path, name: str, *, private: bool) -> str:
         url = api.create_repo(name, private=private, exist_ok=True)
         _refuse_other_weights(api.list_repo_files(name), folder, name, kept)
         events.say(f"{name}: uploading {folder} to {where()}")
-        api.upload_folder(repo_id=name, folder_path=folder, commit_message="Upload by captioncrafter export")
+        with bars_shown(sys.stderr.isatty()):
+            api.upload_folder(repo_id=name, folder_path=folder, commit_message="Upload by captioncrafter export")
     except _refusals() as error:
         _explain(error, name, kept)
     return str(url)
