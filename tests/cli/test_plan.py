@@ -37,6 +37,12 @@ def test_a_plan_that_does_not_fit_ends_0_and_says_so(mine: Path, capsys: pytest.
     assert "Does not fit, and no change of options makes it" in capsys.readouterr().out
 
 
+def test_a_device_too_small_for_the_whole_model_is_told_how_to_caption(mine: Path, capsys: pytest.CaptureFixture[str]):
+    assert status_of("plan", mine, "--gpu-memory", "1MB") == 0
+
+    assert "Give evaluate and caption --device cpu, which is slow." in capsys.readouterr().out
+
+
 def test_json_is_one_object_on_stdout(mine: Path, capsys: pytest.CaptureFixture[str]):
     assert status_of("plan", mine, "--json") == 0
 

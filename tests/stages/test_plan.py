@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import measured_step
 from captioncrafter.errors import CheckpointError, InputError
@@ -170,6 +171,90 @@ def test_recomputing_comes_before_a_smaller_adapter_and_that_before_coarser_weig
     assert keys(80) == {"lora.preset"}
     assert keys(60) == {"model.precision", "training.gradient_checkpointing"}
     assert remedies.cheapest(Recipe(), _needs(peaks), 10) is None
+
+
+def test_recomputing_comes_before_single_images_at_once():
+    def peaks(trial: Recipe) -> int:
+        return (8 if trial.training.gradient_checkpointing else 25) * trial.training.images_per_batch
+
+    found = remedies.cheapest(Recipe(), _needs(peaks), 33)
+
+    assert found == {"training.gradient_checkpointing": True, "training.images_per_batch": 4}
+
+
+def test_over_coarse_weights_recomputing_comes_before_pairs_of_images():
+    options = Recipe.model_validate({"model": {"precision": "nf4"}})
+
+    def peaks(trial: Recipe) -> int:
+        return (4 if trial.training.gradient_checkpointing else 10) * trial.training.images_per_batch
+
+    assert remedies.cheapest(options, _needs(peaks), 40) == {"training.images_per_batch": 4}
+    assert remedies.cheapest(options, _needs(peaks), 35) == {"training.gradient_checkpointing": True}
+
+
+def test_an_adapter_on_the_q_former_is_given_up_before_one_on_the_encoder():
+    options = Recipe.model_validate({"lora": {"preset": "quality"}})
+    sizes = {"quality": 9, "efficient": 8, "fast": 7}
+
+    found = [remedies.cheapest(options, lambda trial: {"checks": sizes[trial.lora.preset]}, limit) for limit in (8, 7)]
+
+    assert found == [{"lora.preset": "efficient"}, {"lora.preset": "fast"}]
+    assert remedies.warnings(found[0] or {}) == [
+        "lora.preset = efficient leaves the Q-Former as it is, which may score lower"
+    ]
+
+
+def test_room_goes_to_the_largest_batch_that_divides_the_step_and_fits():
+    needs = _needs(lambda trial: 10 * trial.training.images_per_batch)
+
+    assert remedies.with_larger_batches(Recipe(), needs, 200) == {"training.images_per_batch": 16}
+    assert remedies.with_larger_batches(Recipe(), needs, 150) == {}
+
+
+def test_a_plan_for_a_gpu_tells_the_room_it_leaves(tiny_checkpoint: Path, tmp_path: Path):
+    training = {"images_per_step": 32, "images_per_batch": 8}
+    options = tiny_recipe(tiny_checkpoint, write_tiny_dataset(tmp_path / "data"), training=training)
+
+    room = plan(options, gpu_memory="24GB").room
+
+    assert room is not None
+    assert room.flags == ["--training.images-per-batch", "32"]
+    assert room.peak_bytes < 24e9
+
+
+def test_times_are_told_for_a_rate_that_is_given(tiny_checkpoint: Path, tmp_path: Path):
+    options = tiny_recipe(tiny_checkpoint, write_tiny_dataset(tmp_path / "data"))
+
+    slow, fast = (plan(options, gpu_memory="8GB", gpu_tflops=rate).times for rate in (1e-6, 2e-6))
+
+    assert slow is not None
+    assert fast is not None
+    assert slow.epoch_s == pytest.approx(2 * fast.epoch_s)
+    with pytest.raises(InputError, match="--gpu-tflops 0 is no rate"):
+        plan(options, gpu_tflops=0.0)
+
+
+@pytest.mark.parametrize("write", [write_tiny_checkpoint, write_tiny_opt_checkpoint])
+def test_the_context_of_a_caption_is_counted_once_and_each_further_token_alike(write, tmp_path: Path):
+    config = checkpoint.load_config(checkpoint.find(str(write(tmp_path / "base"))))
+    rehearsals = Rehearsals(config, "cuda", CaptionLengths(100, 10, 5, 75, 135, 3))
+
+    one, two, ten = (
+        rehearsals.captioning(Recipe.model_validate({"decoding": {"max_new_tokens": count}}), Arithmetic(torch.float32))
+        for count in (1, 2, 10)
+    )
+
+    assert ten.flop - one.flop == 9 * (two.flop - one.flop)
+    assert two.flop - one.flop < one.flop / 2
+
+
+def test_captioning_with_the_whole_model_is_told_where_it_is_too_much(tiny_checkpoint: Path, tmp_path: Path):
+    options = tiny_recipe(tiny_checkpoint, write_tiny_dataset(tmp_path / "data"))
+
+    found = plan(options, gpu_memory="8GB")
+
+    assert found.captioning_precision == "fp32"
+    assert found.captioning_bytes > sum(part.bytes for part in found.parts)
 
 
 def test_batches_of_other_phases_are_halved_where_those_are_too_much():

@@ -76,6 +76,8 @@ class Plan:
     """Bundled recipe or TOML file; options override it."""
     gpu_memory: str | None = None
     """Plan for a GPU with this much memory (8GB, 23.5GiB), in place of the recipe's device."""
+    gpu_tflops: float | None = None
+    """Tell times for a device that does this many TFLOP/s in bfloat16 matrix products; measured here by default."""
     json: Json = False
     options: Annotated[AvoidSubcommands[Recipe], arg(name="")] = field(default_factory=Recipe)
 

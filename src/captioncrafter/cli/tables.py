@@ -167,7 +167,7 @@ def print_plan(plan: Mapping[str, Any], *, recipe: str) -> None:
     parts.add_row("adapter (float32, trains)", f"{plan['trained_parameters'] / 1e6:,.1f}", "")
     _console().print(parts)
     phases = Table(title=f"GB in memory on {plan['device']}, phase by phase", title_justify="left")
-    for column in ("phase", "images at once", "base", "adapter, optimizer", "activations", "reserve", "all"):
+    for column in ("phase", "images", "base", "adapter, optimizer", "activations", "reserve", "all"):
         phases.add_column(column, justify="left" if column == "phase" else "right")
     for phase in plan["phases"]:
         kinds = [phase[f"{kind}_bytes"] for kind in ("weights", "adapter", "working", "reserve")]
@@ -185,22 +185,47 @@ def _plan_lines(plan: Mapping[str, Any], recipe: str) -> list[str]:
         f"Features, cut at {plan['cut']}: {_gb(plan['cache_bytes'])} GB on disk",
         *(f"Assumed: {one}" for one in lengths["assumed"]),
     ]
+    if not plan["pinned"]:
+        kept = "a run keeps the commit that it began with, in its manifest.json and in the adapter"
+        lines.append(f"Revision: none is pinned, and this is commit {plan['revision']}; {kept}")
     if times is None:
-        lines.append("Time: not told, for the device is not here to be measured")
+        lines.append("Time: not told, for the device is not here to be measured; --gpu-tflops says what it can do")
     else:
         spans = {"features": "cache_s", "an epoch": "epoch_s", "a validation": "validation_s", "the run": "run_s"}
         told = ", ".join(f"{name} {events.duration(times[key])}" for name, key in spans.items())
-        lines.append(f"Time, roughly: {told} ({times['matrix_flop_per_s'] / 1e12:.2f} TFLOP/s in a matrix product)")
+        changed = " with the change below" if plan["flags"] else ""
+        rate = f"{times['matrix_flop_per_s'] / 1e12:.2f} TFLOP/s in a matrix product"
+        lines.append(f"Time{changed}, roughly: {told} ({rate})")
     verdict = f"{_gb(plan['peak_bytes'])} GB at the fullest, and {_gb(plan['limit_bytes'])} GB is {plan['limit_of']}"
     if plan["fits"]:
-        return [*lines, f"Fits: {verdict}."]
+        return [*lines, f"Fits: {verdict}.", *_room(plan["room"]), *_afterwards(plan)]
     if plan["flags"] is None:
         return [*lines, f"Does not fit, and no change of options makes it: {verdict}."]
     return [
         *lines,
-        f"Does not fit: {verdict}. The cheapest change that makes it fit:",
+        f"Does not fit: {verdict}. The cheapest change that makes it fit, at {_gb(plan['changed_peak_bytes'])} GB:",
         f"  {program()} train {recipe} {' '.join(plan['flags'])}",
         *(f"  note: {caution}" for caution in plan["cautions"]),
+        *_afterwards(plan),
+    ]
+
+
+def _room(room: Mapping[str, Any] | None) -> list[str]:
+    if room is None:
+        return []
+    more, peak = " ".join(room["flags"]), _gb(room["peak_bytes"])
+    return [f"Room for more at once, which keeps a fast card busier in steps that stay the same: {more} ({peak} GB)."]
+
+
+def _afterwards(plan: Mapping[str, Any]) -> list[str]:
+    """What is told when the model that was trained in halves is too large as a whole."""
+    if plan["captioning_bytes"] <= plan["limit_bytes"]:
+        return []
+    precision = plan["captioning_precision"]
+    coarser = f", or caption with --precision {precision}" if precision else ""
+    return [
+        f"Captioning afterwards takes the whole model at once, {_gb(plan['captioning_bytes'])} GB: more than there is. "
+        f"Give evaluate and caption --device cpu, which is slow{coarser}."
     ]
 
 

@@ -141,7 +141,7 @@ def plan(command: Plan) -> int:
     """Status 0, whether it fits or not: the answer is what was asked for."""
     from captioncrafter.stages import plan as stage
 
-    found = stage.plan(command.options, gpu_memory=command.gpu_memory)
+    found = stage.plan(command.options, gpu_memory=command.gpu_memory, gpu_tflops=command.gpu_tflops)
     if command.json:
         tables.print_json(found.to_json())
     else:

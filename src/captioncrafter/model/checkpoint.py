@@ -28,7 +28,10 @@ _OTHER_KINDS = {
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A BLIP-2 on this disk: the `name` and `revision` the user gave, and the `folder` that holds it."""
+    """A BLIP-2 on this disk: the `name` the user gave, the `folder` that holds it, and of the hub its `revision`.
+
+    That is the commit which the folder in the hub cache is of, whatever the user called it.
+    """
 
     name: str
     revision: str | None
@@ -83,7 +86,12 @@ def find(name: str, revision: str | None = None, *, only_config: bool = False) -
     _check_is_blip2(name, folder)
     if on_hub and not only_config:
         folder = fetch(name, revision)
-    return Checkpoint(name, revision if on_hub else None, folder, on_hub)
+    return Checkpoint(name, (_commit_of(folder) or revision) if on_hub else None, folder, on_hub)
+
+
+def _commit_of(folder: Path) -> str | None:
+    """The commit of a folder of the hub cache, which lies at `snapshots/COMMIT`."""
+    return folder.name if folder.parent.name == "snapshots" else None
 
 
 def _configuration(name: str, revision: str | None, *, shipped: Path | None) -> Path:

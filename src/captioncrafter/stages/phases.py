@@ -102,6 +102,16 @@ class Rehearsals:
         found.append(phase("validation", images, written, adapter=adapter + moments))
         return found
 
+    def captioning(self, options: recipe.Recipe, arithmetic: Arithmetic) -> Phase:
+        """Captioning from pixels by the whole model, as `evaluate` and `caption` do once the training is over."""
+        model, decoding = self.tuned(options.lora, arithmetic.dtype).get_base_model(), options.decoding
+        images, beams = decoding.images_per_batch, decoding.num_beams
+        written = self._captioned(options.lora, arithmetic.dtype, Cut.IMAGES, images, beams, decoding.max_new_tokens)
+        weights = sum(part.bytes for part in memory.parts_of(model, arithmetic))
+        adapter = self.adapter_parameters(options, arithmetic.dtype) * 4
+        working = written.bytes + memory.unpacked_bytes(model, arithmetic)
+        return Phase("captioning", images, weights, adapter, working, written.flop)
+
     def adapter_parameters(self, options: recipe.Recipe, dtype: torch.dtype) -> int:
         """How many parameters train."""
         tuned = self.tuned(options.lora, dtype)
@@ -161,18 +171,22 @@ class Rehearsals:
     def _caption(
         self, adapter: recipe.Lora, dtype: torch.dtype, cut: Cut, images: int, beams: int, new_tokens: int
     ) -> Cost:
-        """The context, the first token, and room for the keys and values of all others; operations of the first two."""
+        """The context, the first token, and room for the keys and values of all others; operations of all of them."""
         tuned = self.tuned(adapter, dtype)
         evaluation_mode(tuned)
         model = tuned.get_base_model()
         with rehearsing(self.kernels, tuned.parameters()) as counted:
             context = context_of(model, self._features(cut, images), cut, self._prompts(images))
             states = context.states.repeat_interleave(beams, dim=0)
-            cache, hidden = _first_token(model, Context(states, context.mask.repeat_interleave(beams, dim=0)))
+            context = Context(states, context.mask.repeat_interleave(beams, dim=0))
+            cache, hidden = _token(model, context)
             scores = model.get_output_embeddings()(hidden[:, -1]).float().log_softmax(dim=-1)
             scores.view(images, -1).topk(min(2 * beams, scores.shape[1]))
-            del cache
-        return Cost(counted.peak_bytes + _keys_and_values(self.config, images * beams, new_tokens, dtype), counted.flop)
+            most, begun = counted.peak_bytes, counted.flop
+            _, hidden = _token(model, context, cache)
+            model.get_output_embeddings()(hidden[:, -1])
+        further = (new_tokens - 1) * (counted.flop - begun)
+        return Cost(most + _keys_and_values(self.config, images * beams, new_tokens, dtype), begun + further)
 
     def _features(self, cut: Cut, images: int, dtype: torch.dtype = torch.float16) -> Tensor:
         return torch.empty(
@@ -208,14 +222,21 @@ def feature_shape(config: Any, cut: Cut, prompt_tokens: int) -> tuple[int, ...]:
     }[cut]
 
 
-def _first_token(model: Blip2, context: Context) -> tuple[Any, Tensor]:
-    """The decoder's keys and values of the context, and its hidden states, once it has read where captions begin."""
+def _token(model: Blip2, context: Context, cache: Any = None) -> tuple[Any, Tensor]:
+    """Keys and values, and hidden states: of the context and where captions begin, or with their cache of one more."""
     decoder = model.language_model.get_decoder()
+    one = torch.empty(len(context.states), 1, dtype=torch.long, device=_META)
     if is_decoder_only(model.config):
-        outputs = decoder(inputs_embeds=context.states, attention_mask=context.mask.long(), use_cache=True)
+        mask = context.mask.long()
+        if cache is None:
+            outputs = decoder(inputs_embeds=context.states, attention_mask=mask, use_cache=True)
+        else:
+            mask = torch.cat([mask, torch.empty_like(one)], dim=1)
+            outputs = decoder(input_ids=one, attention_mask=mask, past_key_values=cache, use_cache=True)
     else:
         outputs = decoder(
-            input_ids=torch.empty(len(context.states), 1, dtype=torch.long, device=_META),
+            input_ids=one,
+            past_key_values=cache,
             encoder_hidden_states=context.states,
             encoder_attention_mask=context.mask,
             use_cache=True,

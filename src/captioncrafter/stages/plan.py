@@ -28,6 +28,9 @@ _CUDA_GAPS = 0.1
 _CPU_GAPS, _CPU_GAPS_RECOMPUTING = 0.5, 1.0
 
 
+_COARSER: tuple[recipe.Precision, ...] = ("int8", "nf4")
+
+
 @dataclass(frozen=True)
 class Target:
     """The device that is planned for; `here` is None when this machine has none. `limit_of` says whose limit it is."""
@@ -39,13 +42,27 @@ class Target:
 
 
 @dataclass(frozen=True)
+class Room:
+    """A change that uses memory which a plan leaves over, as flags, and the most that any phase needs with it."""
+
+    flags: list[str]
+    peak_bytes: int
+
+
+@dataclass(frozen=True)
 class Plan:
     """What a recipe comes to. `reserve_bytes` (by phase) is what device and allocator take beyond tensors.
 
-    `flags` are the cheapest change that makes it fit: empty when it fits, None when nothing does.
+    `flags` are the cheapest change that makes it fit: empty when it fits, None when nothing does; with it the most that
+    any phase needs is `changed_peak_bytes`, and all that follows is told with it. `room` is for what fits a GPU with
+    room to spare. `captioning_bytes` is what the whole model takes once it captions from pixels,
+    `captioning_precision` the first with which that is within the limit: the recipe's, int8, nf4 or none. `revision` is
+    the commit of a base of the hub, `pinned` whether the recipe names one.
     """
 
     base: str
+    revision: str | None
+    pinned: bool
     device: str
     precision: str
     cut: Cut
@@ -56,7 +73,11 @@ class Plan:
     limit_bytes: int
     limit_of: str
     flags: list[str] | None
+    changed_peak_bytes: int | None
     cautions: list[str]
+    room: Room | None
+    captioning_bytes: int
+    captioning_precision: recipe.Precision | None
     cache_bytes: int
     lengths: CaptionLengths
     times: speed.Times | None
@@ -82,11 +103,14 @@ class Plan:
         return values | {"cut": str(self.cut)}
 
 
-def plan(options: recipe.Recipe, *, gpu_memory: str | None = None) -> Plan:
+def plan(options: recipe.Recipe, *, gpu_memory: str | None = None, gpu_tflops: float | None = None) -> Plan:
     """What `options` need on the recipe's device, or on a GPU with `gpu_memory` (like 8GB).
 
-    Nothing but the base's configuration is downloaded. Raises `InputError` for a wrong recipe or size.
+    With `gpu_tflops`, times are told for a device of that rate in matrix products, by default as measured here. Nothing
+    but the base's configuration is downloaded. Raises `InputError` for a wrong recipe, size or rate.
     """
+    if gpu_tflops is not None and not 0 < gpu_tflops < math.inf:
+        raise InputError(f"--gpu-tflops {gpu_tflops:g} is no rate: write what the card does in bfloat16, like 71.")
     options = located(options)
     found = checkpoint.find(options.model.base, options.model.revision, only_config=True)
     config = checkpoint.load_config(found)
@@ -99,15 +123,25 @@ def plan(options: recipe.Recipe, *, gpu_memory: str | None = None) -> Plan:
         phases = rehearsals.phases(trial, _arithmetic(trial.model.precision, target))
         return {phase.name: phase.bytes + _reserve(phase, trial, target) for phase in phases}
 
+    def peak_with(changes: dict[str, Any]) -> int:
+        return max(needs(remedies.changed(options, changes) or options).values())
+
     phases = rehearsals.phases(options, arithmetic)
     changes: dict[str, Any] | None = {}
-    if max(needs(options).values()) > target.limit_bytes:
+    more: dict[str, Any] = {}
+    if peak_with({}) > target.limit_bytes:
         events.say("does not fit: looking for the cheapest change that makes it")
         changes = remedies.cheapest(options, needs, target.limit_bytes)
+    elif target.kind == "cuda":
+        more = remedies.with_larger_batches(options, needs, target.limit_bytes)
+    trained = remedies.changed(options, changes or {}) or options
+    captioning = _captioning(trained, rehearsals, target)
     cut = rehearsals.cut(options)
     model = rehearsals.tuned(options.lora, arithmetic.dtype).get_base_model()
     return Plan(
         base=options.model.base,
+        revision=found.revision,
+        pinned=not found.on_hub or options.model.revision is not None,
         device=str(target.here or target.kind),
         precision=arithmetic.name,
         cut=cut,
@@ -118,10 +152,14 @@ def plan(options: recipe.Recipe, *, gpu_memory: str | None = None) -> Plan:
         limit_bytes=target.limit_bytes,
         limit_of=target.limit_of,
         flags=None if changes is None else remedies.flags(changes),
+        changed_peak_bytes=peak_with(changes) if changes else None,
         cautions=remedies.warnings(changes or {}),
+        room=Room(remedies.flags(more), peak_with(more)) if more else None,
+        captioning_bytes=captioning[trained.model.precision],
+        captioning_precision=next((name for name, size in captioning.items() if size <= target.limit_bytes), None),
         cache_bytes=_cache_bytes(options, config, cut, lengths),
         lengths=lengths,
-        times=_times(options, rehearsals, phases, arithmetic, target),
+        times=_times(trained, rehearsals, target, gpu_tflops),
     )
 
 
@@ -177,6 +215,15 @@ def _reserve(phase: Phase, options: recipe.Recipe, target: Target) -> int:
     return round((_CPU_GAPS_RECOMPUTING if recomputes else _CPU_GAPS) * phase.working_bytes)
 
 
+def _captioning(options: recipe.Recipe, rehearsals: Rehearsals, target: Target) -> dict[recipe.Precision, int]:
+    """What captioning takes in the recipe's precision and in coarser ones, by name."""
+    needed: dict[recipe.Precision, int] = {}
+    for name in (options.model.precision, *_COARSER):
+        phase = rehearsals.captioning(options, _arithmetic(name, target))
+        needed[name] = phase.bytes + _reserve(phase, options, target)
+    return needed
+
+
 def _cache_bytes(options: recipe.Recipe, config: Any, cut: Cut, lengths: CaptionLengths) -> int:
     """Bytes of all stored features; auto stores two bytes a number."""
     if cut is Cut.IMAGES:
@@ -185,14 +232,17 @@ def _cache_bytes(options: recipe.Recipe, config: Any, cut: Cut, lengths: Caption
     return each * math.prod(feature_shape(config, cut, lengths.prompt_tokens)) * lengths.shown_images
 
 
-def _times(
-    options: recipe.Recipe, rehearsals: Rehearsals, phases: list[Phase], arithmetic: Arithmetic, target: Target
-) -> speed.Times | None:
-    """None where the device is not here to be measured."""
-    if target.here is None:
+def _times(options: recipe.Recipe, rehearsals: Rehearsals, target: Target, tflops: float | None) -> speed.Times | None:
+    """None where the device is not here to be measured, and nobody says what it can do."""
+    arithmetic = _arithmetic(options.model.precision, target)
+    if tflops is not None:
+        rate = 1e12 * tflops
+    elif target.here is not None:
+        rate = speed.matrix_rate(target.here, arithmetic)
+    else:
         return None
-    rate, lengths, training = speed.matrix_rate(target.here, arithmetic), rehearsals.lengths, options.training
-    by_name = {phase.name: phase for phase in phases}
+    lengths, training = rehearsals.lengths, options.training
+    by_name = {phase.name: phase for phase in rehearsals.phases(options, arithmetic)}
     cache_s = 0.0
     if (features := by_name.get("features")) is not None:
         computing_s = features.flop / features.images / (rate * speed.UTILISATION)
@@ -200,8 +250,7 @@ def _times(
     batch_s = rehearsals.mean_step_flop(options, arithmetic) / (rate * speed.UTILISATION)
     epoch_s = lengths.images * batch_s / training.images_per_batch
     writing = by_name["validation"]
-    tokens = min(options.decoding.max_new_tokens, training.max_caption_tokens)
-    image_s = writing.flop * tokens / writing.images / (rate * speed.DECODING_UTILISATION)
+    image_s = writing.flop / writing.images / (rate * speed.DECODING_UTILISATION)
     validation_s = image_s * min(lengths.validation_images, options.validation.images or lengths.validation_images)
     validations = 1 + math.ceil(training.epochs / options.validation.every_epochs)
     run_s = cache_s + training.epochs * epoch_s + validations * validation_s

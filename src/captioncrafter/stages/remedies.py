@@ -1,7 +1,7 @@
 """The cheapest change of a recipe that makes it fit into memory, in the order of what a change costs.
 
-A smaller batch costs a little time, recomputing a third more of it; a smaller adapter or coarser weights change what
-comes out.
+A smaller batch costs some time, recomputing a third more of it; a smaller adapter or coarser weights change what comes
+out. Each batch reads all weights twice, whatever it holds: of very few images that takes longer than recomputing would.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,16 +16,28 @@ Needs = Callable[[recipe.Recipe], dict[str, int]]
 
 _HEAVY: tuple[dict[str, Any], ...] = (
     {},
+    {"lora.preset": "efficient"},
     {"lora.preset": "fast"},
     {"model.precision": "int8"},
     {"lora.preset": "fast", "model.precision": "int8"},
     {"model.precision": "nf4"},
     {"lora.preset": "fast", "model.precision": "nf4"},
 )
+_PRESETS = ("fast", "efficient", "quality", "full-bridge")
+"""From the smallest to the largest."""
+_BATCH = "training.images_per_batch"
+# Calculated for xl on cards of 25 to 165 TFLOP/s and 270 to 1,000 GB/s: reading the weights takes 0.5 to 1.1 times as
+# long as the arithmetic of an image, twice that where they are unpacked first. If once: single images take twice their
+# arithmetic, pairs 1.5 times, eight recomputed 1.5 times.
+_LEAST_BATCH = {"int8": 4, "nf4": 4}
+_USUAL_LEAST_BATCH = 2
 _SHRINKING = {"features": "features.images_per_batch", "validation": "decoding.images_per_batch"}
 _OTHER_RESULT = {
-    "lora.preset": "tunes the decoder alone, which may score lower",
-    "model.precision": "holds the base coarser, which may score lower",
+    ("lora.preset", "efficient"): "leaves the Q-Former as it is, which may score lower",
+    ("lora.preset", "fast"): "tunes the decoder alone, which may score lower",
+    ("model.precision", "int8"): "holds the base coarser, which may score lower",
+    ("model.precision", "nf4"): "holds the base coarser, which may score lower; flickr8k-flan-t5-xl-qlora is a recipe "
+    "for it, with adapters on all linear layers",
 }
 
 
@@ -41,23 +53,38 @@ def cheapest(options: recipe.Recipe, needs: Needs, limit: int) -> dict[str, Any]
     return None
 
 
+def with_larger_batches(options: recipe.Recipe, needs: Needs, limit: int) -> dict[str, Any]:
+    """The most training images at once with which no phase needs more than `limit` bytes; empty where none fit more."""
+    for size in _batch_sizes(options.training, up_to=options.training.images_per_step):
+        trial = changed(options, {_BATCH: size})
+        if size == options.training.images_per_batch:
+            break
+        if trial and max(needs(trial).values()) <= limit:
+            return {_BATCH: size}
+    return {}
+
+
 def _with_smaller_batches(
     options: recipe.Recipe, changes: dict[str, Any], needs: Needs, limit: int
 ) -> dict[str, Any] | None:
-    """`changes` and the largest batches with which every phase fits; None when single images are too much."""
-    key, sizes = "training.images_per_batch", list(_batch_sizes(options.training))
-    if _shrunk(options, changes | {key: sizes[-1]}, needs, limit) is None:
+    """`changes` and the largest batches with which every phase fits; None when the smallest are too much."""
+    trial = changed(options, changes)
+    assert trial is not None
+    training = trial.training
+    least = 1 if training.gradient_checkpointing else _LEAST_BATCH.get(trial.model.precision, _USUAL_LEAST_BATCH)
+    sizes = [size for size in _batch_sizes(training) if size >= min(least, training.images_per_batch)]
+    if _shrunk(options, changes | {_BATCH: sizes[-1]}, needs, limit) is None:
         return None
     for size in sizes:
-        batch = {} if size == sizes[0] else {key: size}
+        batch = {} if size == sizes[0] else {_BATCH: size}
         if (found := _shrunk(options, changes | batch, needs, limit)) is not None:
             return found
     return None
 
 
-def _batch_sizes(training: recipe.Training) -> Iterator[int]:
-    """Batches that divide the step, from the recipe's own down."""
-    for size in range(training.images_per_batch, 0, -1):
+def _batch_sizes(training: recipe.Training, up_to: int | None = None) -> Iterator[int]:
+    """Batches that divide the step, from `up_to` (by default the recipe's own) down."""
+    for size in range(up_to or training.images_per_batch, 0, -1):
         if training.images_per_step % size == 0:
             yield size
 
@@ -79,7 +106,10 @@ def _shrunk(options: recipe.Recipe, changes: dict[str, Any], needs: Needs, limit
 def _changes_nothing(options: recipe.Recipe, changes: dict[str, Any]) -> bool:
     """Whether one of the changes is what the recipe says anyway, or what it names layer by layer."""
     named = options.lora.parts is not None or options.lora.pattern is not None
-    return any(value_of(options, key) == value or (key == "lora.preset" and named) for key, value in changes.items())
+    preset = changes.get("lora.preset", _PRESETS[0])
+    if "lora.preset" in changes and (named or _PRESETS.index(preset) >= _PRESETS.index(options.lora.preset)):
+        return True
+    return any(value_of(options, key) == value for key, value in changes.items())
 
 
 def changed(options: recipe.Recipe, changes: dict[str, Any]) -> recipe.Recipe | None:
@@ -112,4 +142,8 @@ def flags(changes: dict[str, Any]) -> list[str]:
 
 def warnings(changes: dict[str, Any]) -> list[str]:
     """What the changes do to the result, beyond time."""
-    return [f"{key} = {value} {_OTHER_RESULT[key]}" for key, value in changes.items() if key in _OTHER_RESULT]
+    return [
+        f"{key} = {value} {_OTHER_RESULT[key, value]}"
+        for key, value in changes.items()
+        if (key, value) in _OTHER_RESULT
+    ]

@@ -10,7 +10,7 @@ from typing import Any
 
 from captioncrafter import events, recipe, runs
 from captioncrafter.errors import InputError
-from captioncrafter.model.checkpoint import bundled
+from captioncrafter.model.checkpoint import Checkpoint, bundled
 from captioncrafter.training.loop import FitResult
 
 RESULT = "result"
@@ -76,6 +76,24 @@ def finished(run: runs.Run) -> FitResult | None:
         return None
     events.say(f"{run.path}: this run is finished; nothing was done again. Another --out starts a fresh one.")
     return FitResult(**result)
+
+
+def of_the_same_commit(options: recipe.Recipe, run: runs.Run) -> recipe.Recipe:
+    """The recipe, of a run that has begun with the commit of its base: the hub's newest may be another by now."""
+    begun = (run.path / runs.RECIPE).is_file()
+    revision = run.manifest().get("checkpoint", {}).get("revision") if begun else None
+    if revision is None:
+        return options
+    return options.model_copy(update={"model": options.model.model_copy(update={"revision": revision})})
+
+
+def tell_commit(found: Checkpoint, model: recipe.Model) -> None:
+    """Says which commit an unpinned base of the hub turned out to be."""
+    if found.on_hub and model.revision is None:
+        events.say(
+            f"{found.name}: model.revision pins none; this is commit {found.revision}, which the run's manifest.json "
+            "and its adapter keep"
+        )
 
 
 def refuse_other_inputs(run: runs.Run, facts: dict[str, Any]) -> None:

@@ -21,7 +21,16 @@ from captioncrafter.report.card import write_card
 from captioncrafter.stages import run_lock
 from captioncrafter.stages.base import Base
 from captioncrafter.stages.frozen_half import caption_ids, extract_and_observe, open_store, source_of
-from captioncrafter.stages.run_start import RESULT, begin, finished, located, open_run, refuse_other_inputs
+from captioncrafter.stages.run_start import (
+    RESULT,
+    begin,
+    finished,
+    located,
+    of_the_same_commit,
+    open_run,
+    refuse_other_inputs,
+    tell_commit,
+)
 from captioncrafter.stages.validation import validation
 from captioncrafter.training import checkpoint, loop, preflight
 from captioncrafter.training.batches import TrainingImages
@@ -54,7 +63,8 @@ def train(
         if before := finished(run):
             return before
         splits = load_splits(options.data)
-        base = Base.of(options, processes.device)
+        base = Base.of(of_the_same_commit(options, run), processes.device)
+        tell_commit(base.checkpoint, options.model)
         store = open_store(base, options.features)
         facts = _facts(options, base, splits, store, processes, branch)
         refuse_other_inputs(run, facts)
