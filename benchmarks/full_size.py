@@ -1,28 +1,28 @@
 """blip2-flan-t5-xl at its full size: features, packed steps, captions while validating, the adapter in stock hands.
 
 Its published configuration with random weights, which are drawn in memory (7.9 GB in bfloat16; nothing is downloaded,
-and no weights lie on a disk). `captioncrafter train` goes its usual road on them; then the adapter it wrote is loaded
-into the stock model by stock PEFT, and the logits of both are held against each other. Needs Linux.
+and no weights lie on a disk). `captioncrafter train` and `export` go their usual road on them; then the adapter is
+loaded into the stock model by stock PEFT, and the logits of both are held against each other. Needs Linux.
 """
 
 import argparse
 import gc
-import math
 import os
 import tempfile
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
 
 from _contestants import PairLoop
+from _figures import NAIVE, PROVEN, RECOMPUTING, Done, Machine, Way, naive_row, ratios_of, rows_of
 from _machine import Copies, MatrixProducts, give_back_freed_memory, use_cores, wait
 from _outcome import parser, tell
 from _parts import flop_by_part
 from _random_checkpoint import PARAMETERS, SIZES, parameters_of, random_checkpoint
-from _road import Agreement, Trained, Trip, agreement, recipe_for, trained, write_photographs
+from _road import Agreement, Trip, agreement, recipe_for, trained, write_photographs
 from _subject import CAPTIONS_PER_IMAGE, Subject
 from _watch import Seen
 from captioncrafter import events
@@ -40,50 +40,11 @@ ON_CPU = Trip(train=8, validation=4, images_per_step=8, images_per_batch=4, epoc
 ON_GPU = Trip(train=512, validation=128, images_per_step=32, images_per_batch=8, epochs=2)
 NAIVE_IMAGES = {"cpu": 1, "cuda": 8}
 NAIVE_RUNS = {"cpu": 1, "cuda": 5}
-NAIVE_TOKENS = 32
 
 # Ours and the stock model's logits come out of the same layers in bfloat16, but in batches of other shapes, and ours
 # from features in float16: 0.006 on a CPU, where training had moved them by 1.4.
 LOGIT_TOLERANCE = 0.02
-EPOCHS = 3
 BF16 = torch.bfloat16
-NAIVE = "naive, bf16"
-
-
-@dataclass(frozen=True)
-class Way:
-    """A recipe that goes the road: what is tuned, and how the frozen weights are held."""
-
-    preset: str
-    precision: str = "bf16"
-    recomputing: bool = False
-
-    @property
-    def name(self) -> str:
-        """As rows have it."""
-        return f"{self.preset}, {self.precision}{', recomputing' if self.recomputing else ''}"
-
-
-PROVEN = (Way("efficient"), Way("fast"))
-RECOMPUTING = tuple(Way("efficient", precision, recomputing=True) for precision in ("bf16", "int8", "nf4"))
-
-
-@dataclass(frozen=True)
-class Done:
-    """A way that was gone to its end, and what `captioncrafter plan` said of it."""
-
-    way: Way
-    trained: Trained
-    planned: Plan
-    step_flop: int
-
-
-@dataclass(frozen=True)
-class Machine:
-    """What the device does at best: operations a second of a large bf16 matrix product, bytes a second of a copy."""
-
-    flop_per_s: float
-    bytes_per_s: float
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -121,13 +82,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "note": options.note,
         }
     planned = done[PROVEN[0].name].planned
-    rows = {NAIVE: _naive_row(naive, machine, facts["gflop_by_part"], planned.lengths.mean_tokens)}
-    rows |= _rows(done, machine, facts["gflop_by_part"])
+    rows = {NAIVE: naive_row(naive, machine, facts["gflop_by_part"], planned.lengths.mean_tokens)}
+    rows |= rows_of(done, machine, facts["gflop_by_part"])
     tell(
         "full_size",
         "one image-caption pair a sample, decoded and run through the whole stock model in every step, labels padded "
         f"to 32, bf16; seconds a caption; {options.size}, {facts['device']}",
-        _ratios(rows, done),
+        ratios_of(rows, done),
         {name: [seconds] for name, (seconds, _) in rows.items()},
         as_json=options.json,
         columns={name: columns for name, (_, columns) in rows.items()},
@@ -251,84 +212,6 @@ def _host_mib(found: Checkpoint, done: Collection[Done]) -> float:
     """The most that this process and the weights file held together, imported libraries included."""
     file = (found.folder / "model.safetensors").stat().st_size / 2**20
     return file + max(seen.own_mib for one in done for seen in one.trained.phases.values())
-
-
-Columns = dict[str, float]
-
-
-def _naive_row(
-    seen: Seen, machine: Machine, by_part: Mapping[str, float], tokens_an_image: int
-) -> tuple[float, Columns]:
-    """Its operations by calculation: the frozen half forward, the rest forward and back, each caption on its own."""
-    parts = dict(by_part)
-    frozen = sum(parts.pop(part) for part in ("vision_model", "qformer", "language_projection"))
-    language = parts.pop("language_model.encoder") + NAIVE_TOKENS / tokens_an_image * sum(parts.values())
-    return seen.seconds_an_item, _speed(seen, frozen + 2 * language, machine)
-
-
-def _speed(seen: Seen, gflop: float, machine: Machine) -> Columns:
-    return {
-        "per_s": 1 / seen.seconds_an_item,
-        "cpu_s": seen.cpu_seconds / seen.items,
-        "gflop": gflop,
-        "utilisation": gflop * 1e9 / seen.seconds_an_item / machine.flop_per_s,
-    }
-
-
-def _rows(
-    done: Mapping[str, Done], machine: Machine, gflop_by_part: Mapping[str, float]
-) -> dict[str, tuple[float, Columns]]:
-    """Of every phase: seconds an image (in training, a caption), and how that compares with plan and machine."""
-    rows: dict[str, tuple[float, Columns]] = {}
-    for name, one in done.items():
-        planned = {phase.name: phase for phase in one.planned.phases}
-        gflop = _gflop(one, gflop_by_part)
-        for phase, seen in one.trained.phases.items():
-            if not seen.items:  # features that another way had stored
-                continue
-            columns = _speed(seen, gflop[phase], machine) if phase in gflop else {}
-            if phase == "validation":
-                columns["bandwidth_share"] = _weights_read(one) / seen.seconds / machine.bytes_per_s
-            columns["peak_mib"] = seen.peak_mib
-            columns["planned_mib"] = planned[phase].bytes / 2**20
-            columns["planned_with_reserve_mib"] = columns["planned_mib"] + one.planned.reserve_bytes[phase] / 2**20
-            rows[f"{name}: {phase}"] = (seen.seconds_an_item, columns)
-    return rows
-
-
-def _gflop(one: Done, by_part: Mapping[str, float]) -> dict[str, float]:
-    """What an image of each phase needs, a caption in training; nothing that recomputing repeats."""
-    planned, options = one.planned, one.trained.options
-    features = next(phase for phase in planned.phases if phase.name == "features")
-    written = options.decoding.max_new_tokens / planned.lengths.mean_tokens
-    decoding = written * (by_part["language_model.decoder"] + by_part["language_model.lm_head"])
-    encoding = 0.0 if one.way.preset == "fast" else by_part["language_model.encoder"]
-    captions = options.training.images_per_batch * planned.lengths.captions_per_image
-    return {
-        "features": features.flop / features.images / 1e9,
-        "training": one.step_flop / captions / 1e9,
-        "validation": encoding + decoding,
-    }
-
-
-def _weights_read(one: Done) -> float:
-    """Bytes of the decoder and head, read once for each token of each batch; random weights never end a caption."""
-    options, lengths = one.trained.options, one.planned.lengths
-    weights = {part.name: part.bytes for part in one.planned.parts}
-    decoder = weights["language_model.decoder"] + weights["language_model.lm_head"]
-    validations = one.trained.phases["validation"].items / lengths.validation_images
-    batches = math.ceil(lengths.validation_images / options.decoding.images_per_batch)
-    return validations * batches * options.decoding.max_new_tokens * decoder
-
-
-def _ratios(rows: Mapping[str, tuple[float, Columns]], done: Mapping[str, Done]) -> dict[str, float]:
-    """How many times faster than the naive loop: a step of each way, and three epochs with the cache built first."""
-    naive_s = rows[NAIVE][0]
-    ratios = {name.replace(", ", "_"): naive_s / rows[f"{name}: training"][0] for name in done}
-    for name, way in ((f"{EPOCHS}_epochs_with_cache_{way.preset}", way.name) for way in PROVEN):
-        passes = EPOCHS * CAPTIONS_PER_IMAGE
-        ratios[name] = passes * naive_s / (passes * rows[f"{way}: training"][0] + rows[f"{way}: features"][0])
-    return ratios
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from captioncrafter.model.memory import meta_model
 OURS = (
     "full_size",
     "_contestants",
+    "_figures",
     "_machine",
     "_outcome",
     "_parts",
