@@ -1,6 +1,7 @@
 """Weights in parts, as the hub keeps them: the file that is missing, damaged or another one is named first."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from torch import nn
 
 from captioncrafter.errors import CheckpointError
-from captioncrafter.model import checkpoint
+from captioncrafter.model import checkpoint, weights
 from captioncrafter.model.hardware import Arithmetic
 from captioncrafter.model.loading import load_model
 from hub_layouts import INDEX, Layout, write_published
@@ -92,3 +93,10 @@ def test_a_half_is_read_from_its_shard_as_it_is_from_the_whole(sharded: Path, tm
     held = {name: weight for name, weight in part.named_parameters() if not weight.is_meta}
     assert {name.split(".")[0] for name in held} == {"vision_model"}
     assert all(torch.equal(weight, whole.get_parameter(name)) for name, weight in held.items())
+
+
+@pytest.mark.parametrize("fingerprint", [weights.quick_fingerprint, lambda folder: weights.fingerprint(folder, bool)])
+def test_the_same_weights_in_one_file_or_in_several_have_one_fingerprint(
+    sharded: Path, tmp_path: Path, fingerprint: Callable[[Path], str]
+):
+    assert fingerprint(write_published(tmp_path / "whole", Layout(shards=1))) == fingerprint(sharded)

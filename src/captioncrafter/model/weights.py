@@ -134,7 +134,8 @@ def quick_fingerprint(folder: Path) -> str:
 
 
 def _hash(folder: Path, wanted: Callable[[str], bool], *, every_byte: bool) -> str:
-    digest = xxhash.xxh3_128()
+    """Read in the order of the disk, put together in that of the names: however the tensors lie in files."""
+    found: dict[str, str] = {}
     tensors = sorted((t for t in stored_tensors(folder).values() if wanted(t.name)), key=lambda t: (t.file, t.start))
     open_files: dict[Path, mmap.mmap] = {}
     for tensor in tensors:
@@ -142,13 +143,14 @@ def _hash(folder: Path, wanted: Callable[[str], bool], *, every_byte: bool) -> s
             with tensor.file.open("rb") as stream:
                 open_files[tensor.file] = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
         view = memoryview(open_files[tensor.file])[tensor.start : tensor.end]
-        digest.update(f"{tensor.name} {tensor.dtype} {tensor.shape}\n".encode())
+        digest = xxhash.xxh3_128(f"{tensor.name} {tensor.dtype} {tensor.shape}\n".encode())
         if every_byte:
             digest.update(view)
         else:
             digest.update(view[:_SAMPLE_BYTES])
             digest.update(view[-_SAMPLE_BYTES:])
+        found[tensor.name] = digest.hexdigest()
         view.release()
     for mapped in open_files.values():
         mapped.close()
-    return digest.hexdigest()
+    return xxhash.xxh3_128_hexdigest("\n".join(found[name] for name in sorted(found)).encode())
