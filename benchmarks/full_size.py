@@ -141,7 +141,8 @@ def _gone(found: Checkpoint, data: Path, trip: Trip, way: Way, device: torch.dev
     planned = plan(options)
     arithmetic = arithmetic_for(options.model.precision, device)
     rehearsals = Rehearsals(checkpoint.load_config(found), device.type, planned.lengths)
-    step_flop = rehearsals.mean_step_flop(options, arithmetic)
+    kept = options.training.model_copy(update={"gradient_checkpointing": False})  # what it repeats is not needed
+    step_flop = rehearsals.mean_step_flop(options.model_copy(update={"training": kept}), arithmetic)
     _let_go(device)
     done = trained(options, data.parent / f"{data.name}, {way.name}", device)
     _let_go(device)
