@@ -4,6 +4,7 @@ import ctypes
 import gc
 import os
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,11 @@ def wait(device: torch.device) -> None:
     """Returns once the device has done all it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def busy_seconds(device: torch.device) -> float:
+    """A clock: on a CPU it stands still while the threads wait for a core that others have."""
+    return time.perf_counter() if device.type == "cuda" else time.process_time() / torch.get_num_threads()
 
 
 def give_back_freed_memory() -> None:

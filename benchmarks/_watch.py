@@ -13,7 +13,7 @@ from unittest.mock import patch
 
 import torch
 
-from _machine import PeakMemory, own_memory_mib, wait
+from _machine import PeakMemory, busy_seconds, own_memory_mib, wait
 from captioncrafter.stages import frozen_half, validation
 from captioncrafter.training import preflight
 from captioncrafter.training.step import Stepper
@@ -31,12 +31,12 @@ _WATCHED: dict[str, tuple[Any, str, Callable[[Any], int]]] = {
 class Seen:
     """What a phase came to: memory at its fullest since the watch was made, and of this process alone.
 
-    `cpu_seconds` are those in which its threads had a core: fewer than `seconds` where others wanted it too.
+    `busy_seconds` are those in which its threads had a core: fewer than `seconds` where others wanted it too.
     """
 
     items: int = 0
     seconds: float = 0.0
-    cpu_seconds: float = 0.0
+    busy_seconds: float = 0.0
     peak_mib: float = 0.0
     own_mib: float = 0.0
 
@@ -44,6 +44,11 @@ class Seen:
     def seconds_an_item(self) -> float:
         """Mean time of one image or caption."""
         return self.seconds / self.items
+
+    @property
+    def busy_seconds_an_item(self) -> float:
+        """The same without what others took of the machine."""
+        return self.busy_seconds / self.items
 
 
 class Watch:
@@ -72,11 +77,11 @@ class Watch:
             if self._now != phase:
                 self._memory.restart()
                 self._now = phase
-            started, computed = time.perf_counter(), time.process_time()
+            started, busy = time.perf_counter(), busy_seconds(self.device)
             result = function(*args, **kwargs)
             wait(self.device)
             seen.seconds += time.perf_counter() - started
-            seen.cpu_seconds += time.process_time() - computed
+            seen.busy_seconds += busy_seconds(self.device) - busy
             seen.items += count(result)
             seen.peak_mib = max(seen.peak_mib, self._memory.mib())
             seen.own_mib = max(seen.own_mib, own_memory_mib())

@@ -18,7 +18,7 @@ import torch
 
 from _contestants import PairLoop
 from _figures import NAIVE, PROVEN, RECOMPUTING, Done, Machine, Way, naive_row, ratios_of, rows_of
-from _machine import Copies, MatrixProducts, give_back_freed_memory, use_cores, wait
+from _machine import Copies, MatrixProducts, busy_seconds, give_back_freed_memory, use_cores, wait
 from _outcome import parser, tell
 from _parts import flop_by_part
 from _random_checkpoint import PARAMETERS, SIZES, parameters_of, random_checkpoint
@@ -87,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     tell(
         "full_size",
         "one image-caption pair a sample, decoded and run through the whole stock model in every step, labels padded "
-        f"to 32, bf16; seconds a caption; {options.size}, {facts['device']}",
+        f"to 32, bf16; busy seconds a caption (without what others took of the CPU); {options.size}, {facts['device']}",
         ratios_of(rows, done),
         {name: [seconds] for name, (seconds, _) in rows.items()},
         as_json=options.json,
@@ -120,16 +120,16 @@ def _checked_parameters(found: Checkpoint, size: str) -> dict[str, int]:
 
 def _machine(device: torch.device) -> Machine:
     products, copies = MatrixProducts(BF16, device), Copies(device)
-    products_s, copies_s = (min(_seconds(one.run, device) for _ in range(3)) for one in (products, copies))
+    products_s, copies_s = (min(_timed(one.run, device).busy_seconds for _ in range(3)) for one in (products, copies))
     return Machine(products.times * products.flops / products_s, copies.times * copies.bytes / copies_s)
 
 
-def _seconds(run: Callable[[], object], device: torch.device) -> float:
+def _timed(run: Callable[[], object], device: torch.device, items: int = 1) -> Seen:
     wait(device)
-    started = time.perf_counter()
+    started, busy = time.perf_counter(), busy_seconds(device)
     run()
     wait(device)
-    return time.perf_counter() - started
+    return Seen(items, time.perf_counter() - started, busy_seconds(device) - busy)
 
 
 def _gone(found: Checkpoint, data: Path, trip: Trip, way: Way, device: torch.device) -> Done:
@@ -192,11 +192,7 @@ def _naive(found: Checkpoint, device: torch.device) -> Seen:
     loop = PairLoop(subject, BF16)
     if device.type == "cuda":
         loop.run()  # CUDA's first calls
-    seen = []
-    for _ in range(runs):
-        computed = time.process_time()
-        seconds = _seconds(loop.run, device)
-        seen.append(Seen(loop.captions_per_run, seconds, time.process_time() - computed))
+    seen = [_timed(loop.run, device, loop.captions_per_run) for _ in range(runs)]
     subject.close()
     return sorted(seen, key=lambda one: one.seconds)[runs // 2]
 
