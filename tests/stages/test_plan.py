@@ -196,7 +196,10 @@ def test_an_adapter_on_the_q_former_is_given_up_before_one_on_the_encoder():
     options = Recipe.model_validate({"lora": {"preset": "quality"}})
     sizes = {"quality": 9, "efficient": 8, "fast": 7}
 
-    found = [remedies.cheapest(options, lambda trial: {"checks": sizes[trial.lora.preset]}, limit) for limit in (8, 7)]
+    def needs(trial: Recipe) -> dict[str, int]:
+        return {"checks": sizes[trial.lora.preset]}
+
+    found = [remedies.cheapest(options, needs, limit) for limit in (8, 7)]
 
     assert found == [{"lora.preset": "efficient"}, {"lora.preset": "fast"}]
     assert remedies.warnings(found[0] or {}) == [
@@ -212,7 +215,7 @@ def test_room_goes_to_the_largest_batch_that_divides_the_step_and_fits():
 
 
 def test_a_plan_for_a_gpu_tells_the_room_it_leaves(tiny_checkpoint: Path, tmp_path: Path):
-    training = {"images_per_step": 32, "images_per_batch": 8}
+    training: dict[str, object] = {"images_per_step": 32, "images_per_batch": 8}
     options = tiny_recipe(tiny_checkpoint, write_tiny_dataset(tmp_path / "data"), training=training)
 
     room = plan(options, gpu_memory="24GB").room

@@ -28,6 +28,8 @@ _CUDA_GAPS = 0.1
 _CPU_GAPS, _CPU_GAPS_RECOMPUTING = 0.5, 1.0
 
 
+# Room is for comfort: a batch that fills the card to the last megabyte is not worth the risk.
+_ROOM = 0.9
 _COARSER: tuple[recipe.Precision, ...] = ("int8", "nf4")
 
 
@@ -133,7 +135,7 @@ def plan(options: recipe.Recipe, *, gpu_memory: str | None = None, gpu_tflops: f
         events.say("does not fit: looking for the cheapest change that makes it")
         changes = remedies.cheapest(options, needs, target.limit_bytes)
     elif target.kind == "cuda":
-        more = remedies.with_larger_batches(options, needs, target.limit_bytes)
+        more = remedies.with_larger_batches(options, needs, round(_ROOM * target.limit_bytes))
     trained = remedies.changed(options, changes or {}) or options
     captioning = _captioning(trained, rehearsals, target)
     cut = rehearsals.cut(options)
