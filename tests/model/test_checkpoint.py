@@ -304,7 +304,7 @@ def test_without_the_hub_the_configuration_that_ships_stands_in_and_it_is_said(c
 
 
 def test_where_weights_are_needed_no_shipped_file_stands_in():
-    with pytest.raises(CheckpointError, match="not in the hub cache.*HF_HUB_OFFLINE is set"):
+    with pytest.raises(CheckpointError, match=r"not in the hub cache.*HF_HUB_OFFLINE is set"):
         checkpoint.find(XL)
 
 
