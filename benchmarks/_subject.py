@@ -150,7 +150,6 @@ class Subject:
     def cached(self, model: Blip2, cut: Cut, images: Sequence[int]) -> FeatureStore:
         """A new store with the features of `images`, by number."""
         store = FeatureStore.open(Path(tempfile.mkdtemp(dir=self._folder.name)), FeatureKey({}))
-        features = self.options("efficient").features
         extract(
             model,
             self.processor,
@@ -158,8 +157,7 @@ class Subject:
             {str(image): Wanted(self.decoder(image), self.prompt) for image in images},
             store,
             device=self.device,
-            images_per_batch=features.images_per_batch,
-            stored_as=features.dtype,
+            features=self.options("efficient").features,
         )
         return store
 

@@ -1,6 +1,7 @@
 """Each image goes through the frozen prefix once, and what was computed before a stop is kept."""
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from captioncrafter import recipe
 from captioncrafter.data.images import decode_image
 from captioncrafter.errors import ImageError
 from captioncrafter.features import extract as extraction
@@ -50,11 +52,20 @@ def tiny(tiny_checkpoint: Path):
 
 
 def run(
-    tiny, pictures: Counted, root: Path, *, cut: Cut = Cut.QFORMER, images_per_batch: int = 2, names: str = ""
+    tiny,
+    pictures: Counted,
+    root: Path,
+    *,
+    cut: Cut = Cut.QFORMER,
+    images_per_batch: int = 2,
+    names: str = "",
+    stop: Callable[[], bool] = lambda: False,
 ) -> int:
     wanted = {name: one for name, one in pictures.wanted.items() if not names or name[-1] in names}
-    options = {"device": torch.device("cpu"), "images_per_batch": images_per_batch, "stored_as": "float32"}
-    return extract(*tiny, cut, wanted, FeatureStore.open(root, KEY), **options)
+    features = recipe.Features(images_per_batch=images_per_batch, dtype="float32")
+    store = FeatureStore.open(root, KEY)
+    model, processor = tiny
+    return extract(model, processor, cut, wanted, store, device=torch.device("cpu"), features=features, stop=stop)
 
 
 def stored(root: Path, pictures: Counted) -> Tensor:
@@ -153,6 +164,19 @@ def test_an_interrupted_extraction_goes_on_after_its_last_part(tiny, tmp_path: P
 
     assert computed == 2
     assert sorted(whole.decoded) == ["image-8", "image-9"]
+
+
+@pytest.mark.parametrize(("asked", "kept"), [(1, 2), (4, 6)], ids=["amid a part", "amid the second"])
+def test_an_extraction_that_is_asked_to_stop_keeps_the_batches_it_computed(
+    tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: int, kept: int
+):
+    monkeypatch.setattr(extraction, "_PART_IMAGES", 4)
+    asking = itertools.count(1)
+
+    computed = run(tiny, Counted(10), tmp_path, stop=lambda: next(asking) >= asked)
+
+    assert computed == kept
+    assert run(tiny, Counted(10), tmp_path) == 10 - kept
 
 
 def test_the_batch_size_changes_nothing_but_rounding(tiny, tmp_path: Path):

@@ -1,12 +1,15 @@
 """A run begins once everything was checked, and goes on only with what it began with."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from captioncrafter import recipe, runs
 from captioncrafter.errors import CaptionCrafterError, DataError, InputError
+from captioncrafter.stages import run_start
 from captioncrafter.stages.train import train
+from captioncrafter.training import guard
 from tiny import tiny_recipe, write_tiny_checkpoint, write_tiny_dataset
 
 
@@ -96,13 +99,56 @@ def test_a_branch_starts_from_the_best_adapter_of_the_other_run(options: recipe.
     assert runs.Run(tmp_path / "branch").manifest()["branched_from"] == str(tmp_path / "run")
 
 
-def test_an_adapter_of_another_rank_cannot_be_branched_off(options: recipe.Recipe, tmp_path: Path):
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"rank": 4}, r"lora\.rank: 16 in the run, 4 now"),
+        ({"alpha": 8.0}, r"lora\.alpha: 32\.0 in the run, 8\.0 now"),
+        ({"use_dora": True}, r"lora\.use_dora: False in the run, True now"),
+        ({"preset": "fast"}, r"layers: \d+ in the run \(the parts of preset efficient\), \d+ now \(.* fast\)"),
+    ],
+)
+def test_another_kind_of_adapter_cannot_be_branched_off(
+    options: recipe.Recipe, tmp_path: Path, change: dict[str, Any], told: str
+):
     write_tiny_dataset(tmp_path / "data")
-    train(options, tmp_path / "run")
-    wider = options.model_copy(update={"lora": options.lora.model_copy(update={"rank": 4})})
+    runs.write_json(tmp_path / "run" / runs.RECIPE, options.model_dump(mode="json"))
+    other = options.model_copy(update={"lora": options.lora.model_copy(update=change)})
 
-    with pytest.raises(DataError, match="made with another adapter"):
-        train(wider, tmp_path / "branch", branch=tmp_path / "run")
+    with pytest.raises(InputError, match=rf"{told}\nTake over its \[lora\] to start from its weights"):
+        train(other, tmp_path / "branch", branch=tmp_path / "run")
+
+
+@pytest.mark.parametrize(("change", "offered"), [({"seed": 3}, True), ({"lora": recipe.Lora(rank=4)}, False)])
+def test_a_branch_is_offered_only_where_the_adapter_would_fit(
+    options: recipe.Recipe, tmp_path: Path, change: dict[str, Any], offered: bool
+):
+    write_tiny_dataset(tmp_path / "data")
+    begun = run_start.located(options).model_dump(mode="json")
+    runs.write_json(tmp_path / "run" / runs.RECIPE, begun)
+
+    with pytest.raises(InputError, match="holds a run of another recipe") as refused:
+        train(options.model_copy(update=change), tmp_path / "run", resume=True)
+
+    assert ("--branch" in str(refused.value)) == offered
+
+
+def test_a_time_budget_that_is_over_while_features_are_computed_keeps_them(
+    options: recipe.Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    write_tiny_dataset(tmp_path / "data")
+    one_by_one = options.model_copy(update={"features": recipe.Features(images_per_batch=1)})
+    over = iter([False, False, True])
+    monkeypatch.setattr(guard.StopRequest, "code", property(lambda _: int(next(over, True))))
+
+    with pytest.raises(guard.Stopped, match="stopped before the first step, for its time is used up") as stopped:
+        train(one_by_one, tmp_path / "run", stop_after_s=60.0)
+    monkeypatch.undo()
+    monkeypatch.setenv("CAPTIONCRAFTER_CACHE", str(tmp_path / "cache"))
+    train(one_by_one, tmp_path / "run")
+
+    assert stopped.value.exit_code == 0
+    assert "8 computed, 2 from" in capsys.readouterr().err
 
 
 def test_a_tracker_that_is_not_installed_is_refused_before_anything_is_computed(

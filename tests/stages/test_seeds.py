@@ -1,6 +1,7 @@
 """Several seeds of one recipe, and what they have in common."""
 
 import statistics
+import time
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from captioncrafter import recipe, runs
 from captioncrafter.errors import InputError
 from captioncrafter.stages.seeds import train_seeds
+from captioncrafter.training.loop import FitResult
 from tiny import tiny_recipe, write_tiny_dataset
 
 
@@ -41,3 +43,20 @@ def test_finished_seeds_are_not_trained_again(
     train_seeds(options, tmp_path, (3, 4, 5), resume=True)
 
     assert capsys.readouterr().err.count("this run is finished") == 2
+
+
+def test_a_time_budget_is_that_of_all_seeds_together(
+    options: recipe.Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    given: list[float] = []
+
+    def noted(*_: object, stop_after_s: float, **__: object) -> FitResult:
+        given.append(stop_after_s)
+        time.sleep(0.2)
+        return FitResult(best_step=1, best_cider=0.5, steps=1, stopped_early=False)
+
+    monkeypatch.setattr("captioncrafter.stages.seeds.train", noted)
+
+    train_seeds(options, tmp_path, (3, 4, 5), stop_after_s=60.0)
+
+    assert given[0] > given[1] + 0.2 > given[2] + 0.4

@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -12,7 +13,6 @@ from captioncrafter.model.adapters import ADAPTER_CONFIG
 from captioncrafter.stages import remedies
 from captioncrafter.stages.plan import plan
 from captioncrafter.stages.train import train
-from captioncrafter.training.guard import Stopped
 from tiny import tiny_recipe, write_tiny_dataset
 
 NAME = "some/base"
@@ -56,11 +56,16 @@ def test_the_manifest_and_the_adapter_name_the_commit(
     assert f"{NAME}: model.revision pins none; this is commit {FIRST}, which the run's" in capsys.readouterr().err
 
 
+def _interrupted(*_: object, **__: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
 def test_a_run_goes_on_with_its_commit_after_the_hub_has_a_newer_one(
-    options: recipe.Recipe, repository: Path, tmp_path: Path
+    options: recipe.Recipe, repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    with pytest.raises(Stopped):
-        train(options, tmp_path / "run", stop_after_s=0.0)
+    with monkeypatch.context() as interrupted, pytest.raises(KeyboardInterrupt):
+        interrupted.setattr("captioncrafter.training.loop.fit", _interrupted)
+        train(options, tmp_path / "run")
     newer = Path(shutil.copytree(repository / "snapshots" / FIRST, repository / "snapshots" / NEWER))
     runs.write_json(newer / "generation_config.json", {})
     point_to(repository, NEWER)

@@ -54,9 +54,9 @@ class Train:
     resume: bool = False
     """Go on with the run in the run folder."""
     branch: Path | None = None
-    """Start a new run from the best adapter of this one, in place of a fresh one."""
+    """Start a new run from the best adapter of this one, in place of a fresh one; [lora] has to be alike."""
     stop_after: str | None = None
-    """Stop with a checkpoint once this much time is over: 90s, 55m, 2h."""
+    """Stop with a checkpoint once this much time is over: 90s, 55m, 2h; --seeds have it together."""
     seeds: tuple[int, ...] = ()
     """Train once with each of these seeds, and tell the mean and deviation of their best CIDEr."""
     on_nonfinite: Literal["stop", "skip"] | None = None

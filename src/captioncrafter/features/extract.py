@@ -12,7 +12,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from captioncrafter import events
+from captioncrafter import events, recipe
 from captioncrafter.data.ahead import computed_ahead
 from captioncrafter.features.store import FeatureStore
 from captioncrafter.model.cut import Cut
@@ -39,28 +39,36 @@ def extract(
     store: FeatureStore,
     *,
     device: torch.device,
-    images_per_batch: int,
-    stored_as: str,
+    features: recipe.Features,
+    stop: Callable[[], bool] = lambda: False,
 ) -> int:
     """Computes and stores those features of `wanted` (by name) that `store` lacks; gives how many that were.
 
-    What was stored when this is interrupted is kept: the next call goes on from there.
+    Once `stop` says so it ends after the batch at work. What was stored then, or when this is interrupted, is kept:
+    the next call goes on from there.
     """
     missing = store.missing(wanted)
+    done, size = 0, features.images_per_batch
 
     def prepare(batch: Sequence[str]) -> Float[Tensor, "image channel row column"]:
         return pixel_values(processor, [wanted[name].decode() for name in batch])
 
     with events.progress("features", len(wanted), done=len(wanted) - len(missing)) as bar:
         for part in _parts(missing, wanted):
-            batches = [part[at : at + images_per_batch] for at in range(0, len(part), images_per_batch)]
-            computed = []
+            batches = [part[at : at + size] for at in range(0, len(part), size)]
+            computed: list[Tensor] = []
             for batch, pixels in zip(batches, computed_ahead(prepare, batches), strict=True):
                 prompts = stacked([wanted[name].prompt for name in batch], pad_id=0).to(device)
                 computed.append(features_at(model, pixels.to(device), cut, prompts).float().cpu())
                 bar.advance(len(batch))
-            store.add(part, torch.cat(computed), stored_as=stored_as)
-    return len(missing)
+                if stop():
+                    break
+            rows = torch.cat(computed)
+            store.add(part[: len(rows)], rows, stored_as=features.dtype)
+            done += len(rows)
+            if stop():
+                break
+    return done
 
 
 def _parts(names: Sequence[str], wanted: dict[str, Wanted]) -> list[list[str]]:

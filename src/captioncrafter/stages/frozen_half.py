@@ -22,6 +22,8 @@ from captioncrafter.model.cut import Cut
 from captioncrafter.model.prompts import Prompt
 from captioncrafter.model.stock import Blip2
 from captioncrafter.stages.base import Base
+from captioncrafter.stages.run_start import stop_before_the_first_step
+from captioncrafter.training import guard
 from captioncrafter.training.packing import TokenIds, encode_captions
 from captioncrafter.training.preflight import check_inputs
 from captioncrafter.training.probe import Probe, observe
@@ -29,6 +31,7 @@ from captioncrafter.training.processes import Processes
 
 _PROBED_IMAGES = 4
 _SMALLEST_CROP = 0.8
+_NEVER = guard.StopRequest()
 
 
 def open_store(base: Base, features: recipe.Features) -> FeatureStore | None:
@@ -52,10 +55,12 @@ def extract_and_observe(
     store: FeatureStore | None,
     options: recipe.Recipe,
     processes: Processes,
+    stop: guard.StopRequest = _NEVER,
 ) -> Probe:
     """Fills the store with the features of training and validation images, each process its share of them.
 
-    Gives the probe that preflight holds the training step against; the frozen half is out of memory afterwards.
+    Gives the probe that preflight holds the training step against; the frozen half is out of memory afterwards. Raises
+    `Stopped` when `stop` asks for it, with what was computed in the store.
     """
     chosen = _first_different(base, splits["train"])
     prompts = [base.prompt_of(image) for image in chosen]
@@ -63,7 +68,7 @@ def extract_and_observe(
     check_inputs(prompts, captions, queries=base.config.num_query_tokens, image_token=image_token_id(base.processor))
     model = base.load_frozen()
     if store is not None:
-        _fill(base, model, splits, store, options.features, processes)
+        _fill(base, model, splits, store, options.features, processes, stop)
     names = [feature_name(image.content, prompt, base.cut) for image, prompt in zip(chosen, prompts, strict=True)]
     pixels = pixel_values(base.processor, [image.decode() for image in chosen])
     features = store.rows(names) if store is not None else None
@@ -82,6 +87,7 @@ def _fill(
     store: FeatureStore,
     features: recipe.Features,
     processes: Processes,
+    stop: guard.StopRequest,
 ) -> None:
     wanted = {
         feature_name(image.content, base.prompt_of(image), base.cut): Wanted(image.decode, base.prompt_of(image))
@@ -95,10 +101,11 @@ def _fill(
         {name: wanted[name] for name in processes.share(list(wanted))},
         store,
         device=base.device,
-        images_per_batch=features.images_per_batch,
-        stored_as=features.dtype,
+        features=features,
+        stop=lambda: stop.code != guard.GO_ON,
     )
     computed = sum(processes.everywhere(computed))
+    stop_before_the_first_step(stop, processes)
     store.refresh()
     events.say(
         f"features of {counted(len(wanted), 'image')}: {computed} computed, {len(wanted) - computed} from "

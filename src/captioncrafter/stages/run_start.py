@@ -8,12 +8,19 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from captioncrafter import events, recipe, runs
 from captioncrafter.errors import InputError
+from captioncrafter.model import lora
 from captioncrafter.model.checkpoint import Checkpoint, bundled
+from captioncrafter.stages.base import Base
+from captioncrafter.training import guard
 from captioncrafter.training.loop import FitResult
+from captioncrafter.training.processes import Processes
 
 RESULT = "result"
+_SAME_WHEN_BRANCHED = {"rank", "alpha", "init", "use_rslora", "use_dora"}
 _SAME_WHEN_RESUMED = ("checkpoint", "data", "features", "precision", "processes", "branched_from", "start")
 
 
@@ -37,11 +44,12 @@ def open_run(options: recipe.Recipe, out: Path, *, resume: bool, branch: Path | 
         return run
     different = _differences(_without_reaction(run.recipe()), _without_reaction(options.model_dump(mode="json")))
     if different:
+        branching = f"; with --branch {out} that starts from this run's weights"
+        other_adapter = _differences_of_adapters(_adapter_of(run), options.lora)
         raise InputError(
             f"{out}: holds a run of another recipe:\n  "
             + "\n  ".join(different)
-            + f"\nGive the same one to go on with it, or another --out; with --branch {out} that starts from this "
-            "run's weights."
+            + f"\nGive the same one to go on with it, or another --out{'' if other_adapter else branching}."
         )
     if not resume and RESULT not in run.manifest():
         raise InputError(f"{out}: an unfinished run is already there. Go on with --resume, or choose another --out.")
@@ -57,6 +65,35 @@ def _without_reaction(written: dict[str, Any]) -> dict[str, Any]:
     """The recipe without what to do about a step that is not finite: a run that stopped there may go on past it."""
     training = {key: value for key, value in written["training"].items() if key != "on_nonfinite"}
     return written | {"training": training}
+
+
+def refuse_other_adapter(branch: Path, options: recipe.Recipe, base: Base) -> None:
+    """Raises `InputError` when the run to branch off has another kind of adapter, or one on other layers.
+
+    Its weights would not fit, or at another scale be another adapter.
+    """
+    theirs = _adapter_of(runs.Run.open(branch))
+    different = _differences_of_adapters(theirs, options.lora)
+    layers = lora.planned_layers(base.config, theirs)
+    if set(layers) != set(base.layers):
+        different.append(
+            f"layers: {len(layers)} in the run ({theirs.in_words}), {len(base.layers)} now ({options.lora.in_words})"
+        )
+    if different:
+        raise InputError(
+            f"{branch}: its adapter is not of the kind that this recipe asks for:\n  "
+            + "\n  ".join(different)
+            + "\nTake over its [lora] to start from its weights, or leave out --branch to start afresh."
+        )
+
+
+def _adapter_of(run: runs.Run) -> recipe.Lora:
+    return recipe.build(run.recipe(), source=str(run.path / runs.RECIPE)).lora
+
+
+def _differences_of_adapters(before: recipe.Lora, now: recipe.Lora) -> list[str]:
+    old, new = (one.model_dump(mode="json", include=_SAME_WHEN_BRANCHED) for one in (before, now))
+    return _differences(old, new, "lora.")
 
 
 def located(options: recipe.Recipe) -> recipe.Recipe:
@@ -93,6 +130,17 @@ def tell_commit(found: Checkpoint, model: recipe.Model) -> None:
         events.say(
             f"{found.name}: model.revision pins none; this is commit {found.revision}, which the run's manifest.json "
             "and its adapter keep"
+        )
+
+
+def stop_before_the_first_step(stop: guard.StopRequest, processes: Processes) -> None:
+    """Raises `Stopped`, in every process, when `stop` asks for it in one of them."""
+    code = int(processes.agree(torch.tensor([stop.code])))
+    if code != guard.GO_ON:
+        raise guard.Stopped(
+            f"stopped before the first step, for {guard.reason(code)}; features that were computed are kept. Give the "
+            "same command again to go on.",
+            code,
         )
 
 

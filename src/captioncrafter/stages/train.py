@@ -28,11 +28,13 @@ from captioncrafter.stages.run_start import (
     located,
     of_the_same_commit,
     open_run,
+    refuse_other_adapter,
     refuse_other_inputs,
+    stop_before_the_first_step,
     tell_commit,
 )
 from captioncrafter.stages.validation import validation
-from captioncrafter.training import checkpoint, loop, preflight
+from captioncrafter.training import checkpoint, guard, loop, preflight
 from captioncrafter.training.batches import TrainingImages
 from captioncrafter.training.probe import Probe, stock_loss
 from captioncrafter.training.processes import Processes, connected
@@ -51,10 +53,11 @@ def train(
     """Tunes an adapter as `options` say and keeps everything about it in the run folder `out`.
 
     A run that is finished is left as it is. With `branch`, the adapter starts from that of another run instead of
-    afresh. After `stop_after_s` seconds the run stops at the next step, as after a signal. Raises `InputError` when
-    `out` holds an unfinished run and `resume` is not set, one of another recipe, or one that is being trained.
+    afresh. After `stop_after_s` seconds the run stops at the next step or batch of features, as after a signal. Raises
+    `InputError` when `out` holds an unfinished run and `resume` is not set, one of another recipe, or one that is being
+    trained.
     """
-    started = time.monotonic()
+    stop = guard.StopRequest(None if stop_after_s is None else time.monotonic() + stop_after_s)
     device = hardware.device_for(options.model.device)
     with connected(device) as processes, run_lock.held(out, processes):
         options = located(options)
@@ -62,13 +65,16 @@ def train(
         run = open_run(options, out, resume=resume, branch=branch)
         if before := finished(run):
             return before
+        stop_before_the_first_step(stop, processes)
         splits = load_splits(options.data)
         base = Base.of(of_the_same_commit(options, run), processes.device)
         tell_commit(base.checkpoint, options.model)
+        if branch is not None:
+            refuse_other_adapter(branch, options, base)
         store = open_store(base, options.features)
         facts = _facts(options, base, splits, store, processes, branch)
         refuse_other_inputs(run, facts)
-        probe = extract_and_observe(base, splits, store, options, processes)
+        probe = extract_and_observe(base, splits, store, options, processes, stop)
         tuned, measured = _attached(base, probe, options, branch)
         facts["start"] = lora.start_fingerprint(tuned)
         refuse_other_inputs(run, facts)
@@ -86,7 +92,7 @@ def train(
             validation(base, model, splits["validation"], known, store, options, processes),
             save_best=_saving(base, tuned, options),
             processes=processes,
-            stop_after_s=None if stop_after_s is None else started + stop_after_s - time.monotonic(),
+            stop_after_s=None if stop.deadline is None else stop.deadline - time.monotonic(),
         )
         if processes.is_main:
             _warn_if_no_better(run, result)
@@ -132,7 +138,10 @@ def _start_from(branch: Path, tuned: Tuned) -> None:
     if path is None:
         raise InputError(f"{branch}: no checkpoint to branch off. It has to have come to its first one.")
     if origin.manifest().get("start") != lora.start_fingerprint(tuned):
-        raise InputError(f"{branch}: its adapter belongs to a base changed by another lora.init or seed. Use the same.")
+        raise InputError(
+            f"{branch}: its lora.init changed the base that its adapter belongs to, and in this run changes it "
+            "otherwise. Give the seed that it had, on a machine like its own."
+        )
     checkpoint.copy_weights(path, lora.trainable(tuned))
     events.say(f"the adapter starts as that of {path}")
 
