@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from captioncrafter.cli import verbs
+from captioncrafter.cli import training
 from captioncrafter.cli.commands import Train
-from captioncrafter.cli.verbs import duration_s
+from captioncrafter.cli.training import duration_s
 from captioncrafter.errors import InputError
+from captioncrafter.training.loop import FitResult
 from tiny import tiny_recipe, write_tiny_dataset
 
 
@@ -28,10 +29,20 @@ def test_one_of_several_processes_tells_how_it_ended(
     command = Train(
         "tiny", out=tmp_path / "run", options=tiny_recipe(tiny_checkpoint, write_tiny_dataset(tmp_path / "d"))
     )
-    assert verbs.train(command) == 0
+    assert training.train(command) == 0
     assert "Best validation CIDEr" in capsys.readouterr().out
     monkeypatch.setenv("RANK", "1")
 
-    assert verbs.train(command) == 0
+    assert training.train(command) == 0
 
     assert capsys.readouterr().out == ""
+
+
+def test_steps_that_were_set_aside_are_told_and_end_3(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    ended = FitResult(best_step=4, best_cider=0.5, steps=9, stopped_early=False, skipped=2)
+    monkeypatch.setattr("captioncrafter.stages.train.train", lambda *_, **__: ended)
+
+    assert training.train(Train("tiny", out=tmp_path)) == 3
+    assert "at step 4 of 9; 2 steps were not finite and set aside." in capsys.readouterr().out

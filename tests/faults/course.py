@@ -41,7 +41,7 @@ images_per_batch = 2
 STEPS = 24
 """Three steps an epoch, of two, two and one batches; validations after steps 6, 12, 18 and 24, saves between them."""
 
-_SAID = re.compile(r"^(error: |stopped after step )", re.MULTILINE)
+_SAID = re.compile(r"^(error: |stopped |warning: .* Set aside)", re.MULTILINE)
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,8 @@ def test_a_signal_before_the_first_step_ends_at_once_and_loses_nothing(
     trial = course.trial(out, faults=[send(number, at=moment, nth=1)])
 
     assert trial.first.status == 128 + number, trial.first.said
+    assert f"stopped at once, for {number.name} came" in trial.first.said
+    assert "Give the same command again to go on" in trial.first.said
     assert trial.continued() == []
 
 
@@ -60,6 +62,7 @@ def test_a_second_signal_amid_the_save_stops_at_once_and_leaves_a_good_checkpoin
 
     assert trial.first.status == 128 + number, trial.first.said
     assert trial.continued() == []
+    assert "Give the same command with --resume to go on" in trial.first.said
     assert "going on after step 6" in trial.second.said
     assert "passed over" not in trial.second.said
 
@@ -76,11 +79,11 @@ def test_a_second_signal_amid_a_step_leaves_a_good_checkpoint(course: Course, ou
     assert "going on after step 6" in trial.second.said
 
 
-def test_a_time_budget_ends_a_run_in_parts_with_status_0(course: Course, out: Path):
-    first = course.start(out, "--stop-after", "0.1s").end()
-    trial = course.gone_on(out, first)
+def test_time_budgets_end_a_run_in_parts_with_status_0(course: Course, out: Path):
+    parts = [course.start(out, "--stop-after", f"{share * course.seconds:.3f}s").end() for share in (0.01, 0.7, 0.8)]
+    trial = course.gone_on(out, parts[-1])
 
-    assert first.status == 0, first.said
-    assert "its time is used up" in first.said or "stopped after step" in first.said
-    assert "--resume" in first.said
+    assert [part.status for part in parts] == [0, 0, 0], parts
+    assert "stopped before the first step, for its time is used up" in parts[0].said
+    assert "Give the same command again to go on" in parts[0].said
     assert trial.continued() == []

@@ -49,6 +49,7 @@ def test_a_step_that_is_not_finite_stops_the_run_and_names_step_and_images(start
         fit(start, tmp_path, source=with_a_bad_image(start), before=tuned.append, **EACH)
 
     assert start.images.names[bad_image(start)] in str(raised.value)
+    assert f"The last good state is kept in {tmp_path / 'checkpoints' / 'step-000001'}" in str(raised.value)
     assert [path.name for path in tmp_path.glob("checkpoints/*")] == ["step-000001"]
     assert equal(lora.trainable(tuned[0]), weights_after(tmp_path, 1))
     assert all(tensor.isfinite().all() for tensor in weights_after(tmp_path, 1).values())

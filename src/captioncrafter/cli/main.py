@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from tyro.conf import subcommand
 
 from captioncrafter import __version__, events, recipe
-from captioncrafter.cli import diagnosis, verbs
+from captioncrafter.cli import diagnosis, training, verbs
 from captioncrafter.cli.commands import (
     Caption,
     Compare,
@@ -153,7 +153,7 @@ def _commands(train: Train, plan: Plan) -> Any:
 _VERBS: dict[type, Callable[[Any], int]] = {
     Quickstart: verbs.quickstart,
     Prepare: verbs.prepare,
-    Train: verbs.train,
+    Train: training.train,
     Plan: verbs.plan,
     Evaluate: verbs.evaluate,
     Compare: verbs.compare,

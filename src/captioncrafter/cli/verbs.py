@@ -3,14 +3,11 @@
 Stages are imported here, inside, because torch takes seconds to import.
 """
 
-from dataclasses import asdict
-from pathlib import Path
-
 from pydantic import ValidationError
 
-from captioncrafter import events, recipe
+from captioncrafter import recipe
 from captioncrafter.cli import tables
-from captioncrafter.cli.commands import Caption, Compare, Evaluate, Export, Plan, Prepare, Quickstart, Report, Train
+from captioncrafter.cli.commands import Caption, Compare, Evaluate, Export, Plan, Prepare, Quickstart, Report
 from captioncrafter.errors import InputError
 
 DONE = 0
@@ -61,80 +58,6 @@ def prepare(command: Prepare) -> int:
     else:
         tables.print_splits({name: (split.images, split.captions) for name, split in audit.splits.items()})
     return SOME_SET_ASIDE if audit.set_aside else DONE
-
-
-def train(command: Train) -> int:
-    """Status 0 for a run that is finished, now or before."""
-    from captioncrafter.stages import train as stage
-
-    out = command.out or Path("runs") / Path(command.recipe).stem
-    options = command.options
-    if command.on_nonfinite is not None:
-        training = options.training.model_copy(update={"on_nonfinite": command.on_nonfinite})
-        options = options.model_copy(update={"training": training})
-    stop_after_s = None if command.stop_after is None else duration_s(command.stop_after)
-    if command.seeds:
-        return _train_seeds(command, options, out, stop_after_s)
-    result = stage.train(options, out, resume=command.resume, branch=command.branch, stop_after_s=stop_after_s)
-    if not events.is_main_process():
-        return DONE
-    facts = {
-        "run": str(out),
-        "adapter": str(out / "adapter"),
-        "steps": result.steps,
-        "best_step": result.best_step,
-        "best_cider": result.best_cider,
-        "stopped_early": result.stopped_early,
-    }
-    if command.json:
-        tables.print_json(facts)
-        return DONE
-    early = ", stopped early" if result.stopped_early else ""
-    tables.print_next(
-        f"Best validation CIDEr {100 * result.best_cider:.1f} at step {result.best_step} of {result.steps}{early}. "
-        f"Adapter: {out / 'adapter'}",
-        {
-            "Score it": f"{tables.program()} evaluate --run {out} --base",
-            "Caption with it": f"{tables.program()} caption PHOTOS… --adapter {out / 'adapter'}",
-            "Hand it on (--merge: as a whole model)": f"{tables.program()} export {out} --to exports/{out.name}",
-        },
-    )
-    return DONE
-
-
-def _train_seeds(command: Train, options: recipe.Recipe, out: Path, stop_after_s: float | None) -> int:
-    from captioncrafter.stages.seeds import SEEDS, train_seeds
-
-    _refuse(command.branch, "--branch", "--seeds starts every run afresh")
-    found = train_seeds(options, out, command.seeds, resume=command.resume, stop_after_s=stop_after_s)
-    if not events.is_main_process():
-        return DONE
-    if command.json:
-        tables.print_json(asdict(found))
-        return DONE
-    for seed, result in found.runs.items():
-        tables.print_line(
-            f"seed {seed}: best validation CIDEr {100 * result.best_cider:.1f} at step {result.best_step}"
-        )
-    tables.print_line(
-        f"mean ± sd over {len(found.runs)} seeds: {100 * found.mean_cider:.1f} ± {100 * found.sd_cider:.1f} "
-        f"({out / SEEDS})"
-    )
-    return DONE
-
-
-_UNITS_S = {"s": 1.0, "m": 60.0, "h": 3600.0}
-
-
-def duration_s(text: str) -> float:
-    """Seconds in a length of time like 90s, 55m or 1.5h; raises `InputError` for anything else."""
-    try:
-        seconds = float(text[:-1]) * _UNITS_S[text[-1]]
-    except (ValueError, KeyError, IndexError):
-        seconds = 0.0
-    if not 0 < seconds < float("inf"):
-        raise InputError(f'"{text}" is no length of time: write 90s, 55m or 2h.')
-    return seconds
 
 
 def plan(command: Plan) -> int:

@@ -182,9 +182,8 @@ class _Loop:
                 events.warn(self._nonfinite(update) + " Set aside; the weights are as before it.")
             else:
                 raise CaptionCrafterError(
-                    f"{self._nonfinite(update)} The last good state is kept in {self.run.path / runs.CHECKPOINTS}; a "
-                    "lower training.learning_rate is the usual cure, --training.on-nonfinite skip sets such steps "
-                    "aside."
+                    f"{self._nonfinite(update)} {self._kept()} --resume --on-nonfinite skip goes on and sets such "
+                    "steps aside. The usual cure is a lower training.learning_rate, in a run of its own (--out)."
                 )
 
     def _nonfinite(self, update: Update) -> str:
@@ -194,6 +193,10 @@ class _Loop:
             f"step {update.step + 1}: the loss is {float(update.loss)} and the gradient norm {float(update.norm)}. "
             f"Images of this step: {named}."
         )
+
+    def _kept(self) -> str:
+        newest = checkpoint.newest_good(self.run.path / runs.CHECKPOINTS)
+        return f"The last good state is kept in {newest}." if newest else "There was no checkpoint yet."
 
     def _stop_if_asked(self, stop: guard.StopRequest) -> None:
         several_gpus = self.processes.world > 1 and self.trainee.device.type != "cpu"
