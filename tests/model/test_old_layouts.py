@@ -22,11 +22,17 @@ KINDS: tuple[Kind, ...] = ("t5", "opt")
 LAYOUTS = WHOLE | OLD | {"at 364 pixels": COCO}
 ROAD: list[tuple[str, Kind]] = [
     *((layout, "t5") for layout in LAYOUTS),
-    *((layout, "opt") for layout in ("as published", "of 2023", "at 364 pixels")),
+    *((layout, "opt") for layout in ("as published", "of 2023")),
 ]
+MERGED: list[tuple[str, Kind]] = [
+    *((layout, "t5") for layout in ("as published", "of 2023", "at 364 pixels")),
+    *((layout, "opt") for layout in ("as published", "of 2023")),
+]
+"""Merging knows a copy as it was mended: one with nothing to mend, one with all of it."""
 COPIES = [*((layout, "t5") for layout in (*WHOLE, *OLD)), ("as published", "opt"), ("of 2023", "opt")]
 Made = Callable[[Layout, Kind], Path]
 Trained = Callable[[Layout, Kind], Path]
+Captioned = Callable[[Layout, Kind], list[str]]
 Merged = Callable[[Layout, Kind], tuple[Captioner, Path]]
 HEAD = "language_model.lm_head.weight"
 
@@ -129,7 +135,9 @@ def trained(made: Made, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     def run(layout: Layout, kind: Kind) -> Path:
         folder = tmp_path_factory.mktemp("run")
         data = write_tiny_dataset(folder / "data", train=3, validation=2)
-        options = tiny_recipe(made(layout, kind), data, features={"folder": str(folder / "cache")})
+        options = tiny_recipe(
+            made(layout, kind), data, training={"epochs": 1.0}, features={"folder": str(folder / "cache")}
+        )
         train(options, folder / "run")
         return folder / "run" / "adapter"
 
@@ -151,17 +159,23 @@ def test_training_over_every_copy_gives_the_same_adapter(layout: str, kind: Kind
     assert any(tensor.any() for name, tensor in mine.items() if ".lora_B." in name)
 
 
-@pytest.mark.parametrize(("layout", "kind"), ROAD)
-def test_an_adapter_captions_every_copy_as_the_published_one(layout: str, kind: Kind, made: Made, trained: Trained):
-    found = LAYOUTS[layout]
-    adapter = trained(found, kind)
+@pytest.fixture(scope="module")
+def captioned(made: Made, trained: Trained) -> Captioned:
+    """What a copy writes of three pictures, with the adapter that was trained on the published one."""
 
-    mine, published = (
-        Captioner.load(str(made(copy, kind)), adapter=adapter, device="cpu").caption(
-            [picture(number) for number in range(3)], num_beams=3
-        )
-        for copy in (found, replace(as_published(found), shards=found.shards))
-    )
+    @cache
+    def caption(layout: Layout, kind: Kind) -> list[str]:
+        captioner = Captioner.load(str(made(layout, kind)), adapter=trained(as_published(layout), kind), device="cpu")
+        return captioner.caption([picture(number) for number in range(3)], num_beams=3)
+
+    return caption
+
+
+@pytest.mark.parametrize(("layout", "kind"), ROAD)
+def test_an_adapter_captions_every_copy_as_the_published_one(layout: str, kind: Kind, captioned: Captioned):
+    found = LAYOUTS[layout]
+
+    mine, published = captioned(found, kind), captioned(as_published(found), kind)
 
     assert mine == published
     assert all(mine)
@@ -184,8 +198,8 @@ def merged(made: Made, trained: Trained, tmp_path_factory: pytest.TempPathFactor
     return merge
 
 
-@pytest.mark.parametrize(("layout", "kind"), ROAD)
-def test_what_is_merged_into_every_copy_and_saved_is_whole_and_the_same_model(
+@pytest.mark.parametrize(("layout", "kind"), MERGED)
+def test_what_is_merged_into_a_copy_and_saved_is_whole_and_the_same_model(
     layout: str, kind: Kind, merged: Merged, capsys: pytest.CaptureFixture[str]
 ):
     captioner, folder = merged(LAYOUTS[layout], kind)
@@ -199,8 +213,8 @@ def test_what_is_merged_into_every_copy_and_saved_is_whole_and_the_same_model(
     assert saved["image_token_index"] == VOCABULARY[kind]
 
 
-@pytest.mark.parametrize(("layout", "kind"), ROAD)
-def test_what_was_merged_into_every_copy_captions_as_it_did_in_memory(layout: str, kind: Kind, merged: Merged):
+@pytest.mark.parametrize(("layout", "kind"), MERGED)
+def test_what_was_merged_into_a_copy_captions_as_it_did_in_memory(layout: str, kind: Kind, merged: Merged):
     captioner, folder = merged(LAYOUTS[layout], kind)
     pictures, decoding = [picture(number) for number in range(3)], captioner.decoding.model_dump()
 
