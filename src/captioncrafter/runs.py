@@ -4,6 +4,7 @@ Every file is written under a temporary name in its own folder, synced, then ren
 any moment) finds the old file or the new one and never a part. Knows nothing of models.
 """
 
+import hashlib
 import json
 import os
 import re
@@ -228,6 +229,12 @@ def write_json(path: Path, value: Any) -> None:
 def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     """Writes one JSON object a line, whole or not at all."""
     write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def sha256_of(path: Path) -> str:
+    """The hash of a file's bytes, in hex; a large file is never in memory as a whole."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_json(path: Path) -> Any:

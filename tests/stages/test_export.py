@@ -20,7 +20,7 @@ from captioncrafter.errors import CaptionCrafterError, CheckpointError, DataErro
 from captioncrafter.generation.captioner import CAPTIONING
 from captioncrafter.model import lora
 from captioncrafter.model.weights import WHOLE
-from captioncrafter.stages import export_folder, export_merged
+from captioncrafter.stages import export_merged
 from captioncrafter.stages.export import Repository, export
 from captioncrafter.stages.export_folder import EXPORT
 from captioncrafter.stages.train import train
@@ -300,7 +300,7 @@ def test_a_byte_that_the_disk_lost_is_noticed(run: Path, tmp_path: Path, monkeyp
 
 def test_a_full_disk_is_told_before_anything_is_written(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(export_folder.shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
 
     for merge in (None, "bf16"):
         with pytest.raises(CaptionCrafterError, match=r"needs about 5\d\.\d MB and the disk has 0\.0 MB free"):

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from captioncrafter.data.audit import Audit
-from captioncrafter.errors import DataError
+from captioncrafter.errors import CaptionCrafterError, DataError
 from captioncrafter.stages.prepare import prepare
 from sources import LISTS, add_lines, photo, write_flickr8k, write_kaggle
 
@@ -295,9 +295,10 @@ def test_a_disk_that_is_too_full_is_told_before_anything_is_written(
     usage = shutil.disk_usage(source)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
 
-    with pytest.raises(DataError) as refused:
+    with pytest.raises(CaptionCrafterError) as refused:
         prepare(source, out)
 
+    assert refused.value.exit_code == 1
     assert str(refused.value).startswith(f"{out}: the dataset needs about 0.0 MB and the disk has 0.0 MB free.")
     assert not out.exists()
 

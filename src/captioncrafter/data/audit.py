@@ -1,6 +1,5 @@
 """What went into a dataset, what did not and why: the `audit.json` beside the images."""
 
-import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import captioncrafter
+from captioncrafter import runs
 from captioncrafter.data.example import SPLITS, CaptionLine, SetAside, Source
 from captioncrafter.data.inspection import Inspected
 
@@ -95,7 +95,7 @@ def audit(
         licence=source.licence,
         source=str(path),
         image_folder=str(source.image_folder),
-        files={file.name: _sha256(file) for file in source.read_from},
+        files={file.name: runs.sha256_of(file) for file in source.read_from},
         splits_from=f"seed {seed}, by image" if drawn else source.splits_from,
         seed=seed if drawn else None,
         splits={name: _counts(splits.get(name, ())) for name in SPLITS},
@@ -110,11 +110,6 @@ def audit(
         images_in_no_split=tuple(source.images_in_no_split),
         listed_images_absent=tuple(source.listed_images_absent),
     )
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _counts(images: Sequence[Inspected]) -> SplitCounts:

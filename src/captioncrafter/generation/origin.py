@@ -1,6 +1,5 @@
 """What captions come of: base, adapter, prompt and decoding, told from small files before anything is loaded."""
 
-import hashlib
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -76,7 +75,7 @@ class Origin:
             "revision": self.revision,
             "weights": base.get("weights", self.tuned_on),
             "adapter": str(self.adapter.resolve()) if self.adapter is not None else None,
-            "adapter_weights": hashlib.sha256(stored.read_bytes()).hexdigest() if stored is not None else None,
+            "adapter_weights": runs.sha256_of(stored) if stored is not None else None,
             "prompt": self.prompt,
             "decoding": self.decoding.model_dump(exclude={"images_per_batch"}),
         }

@@ -4,7 +4,6 @@ Called as pycocoevalcap's spice.py calls it, without the cache of parses, which 
 changes how long a second call takes and no score.
 """
 
-import hashlib
 import json
 import subprocess
 import tempfile
@@ -49,9 +48,7 @@ class Spice:
 
     def describe(self) -> dict[str, Any]:
         """Which jar scores, by name and content, and which Java runs it."""
-        with self.jar.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return {"jar": self.jar.name, "sha256": digest, "Java": java_version(self.java)}
+        return {"jar": self.jar.name, "sha256": runs.sha256_of(self.jar), "Java": java_version(self.java)}
 
     def score(self, predictions: Mapping[str, str], references: References) -> Scorecard:
         """SPICE (its F-score over all tuples) of `predictions`, which must be of exactly the images of `references`.

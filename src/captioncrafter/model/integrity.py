@@ -4,7 +4,6 @@ The client itself compares sizes only (huggingface_hub 2.4, over plain HTTP). Ea
 and time have not changed since is taken as it was.
 """
 
-import hashlib
 import json
 import os
 import re
@@ -33,8 +32,7 @@ def check_hashes(files: Iterable[Path], name: str) -> None:
     if size > _WORTH_A_LINE_BYTES:
         events.say(f"{name}: holding {size / 1e9:.1f} GB of weights against the hub's hashes, this once")
     for file in unknown:
-        with file.open("rb") as stream:
-            found = hashlib.file_digest(stream, "sha256").hexdigest()
+        found = runs.sha256_of(file)
         if found != promised[file]:
             raise CheckpointError(
                 f"{file}: not what the hub has: its bytes hash to {found[:12]}… in place of {promised[file][:12]}…. It "

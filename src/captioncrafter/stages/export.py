@@ -16,14 +16,8 @@ from captioncrafter.model.checkpoint import Checkpoint
 from captioncrafter.model.laid_over import laid_over
 from captioncrafter.model.memory import meta_model
 from captioncrafter.report.export_card import README, plain_adapter_card, renamed_base
-from captioncrafter.stages.export_folder import (
-    EXPORT,
-    refuse_full_disk,
-    refuse_occupied,
-    sha256_of,
-    size_in_words,
-    written_to,
-)
+from captioncrafter.stages.disk import refuse_full_disk, size_in_words
+from captioncrafter.stages.export_folder import BESIDE_WEIGHTS_BYTES, EXPORT, refuse_occupied, written_to
 from captioncrafter.stages.export_merged import Dtype, export_merged
 from captioncrafter.stages.run_start import RESULT
 
@@ -111,7 +105,8 @@ def _export_adapter(adapter: Path, origin: Origin, to: Path, *, renamed: bool, p
     base = _named_base(adapter, origin)
     if not base.on_hub and base.name not in checkpoint.bundled():
         _tell_that_the_base_is_here(to, base, published=published)
-    refuse_full_disk(to, sum(file.stat().st_size for file in adapter.iterdir() if file.is_file()))
+    needed = sum(file.stat().st_size for file in adapter.iterdir() if file.is_file()) + BESIDE_WEIGHTS_BYTES
+    refuse_full_disk(to, needed, what="the export", option="a --to")
     with written_to(to, "adapter", base) as export:
         folder = export.folder
         _copy_weights(adapter, folder)
@@ -151,9 +146,9 @@ def _tell_that_the_base_is_here(to: Path, base: Checkpoint, *, published: bool) 
 def _copy_weights(adapter: Path, folder: Path) -> None:
     """Copies the weights, and holds the copy, and what it was made of, to the hash taken before."""
     file, copy = adapter / lora.ADAPTER_WEIGHTS, folder / lora.ADAPTER_WEIGHTS
-    before = sha256_of(file)
+    before = runs.sha256_of(file)
     shutil.copyfile(file, copy)
-    if not before == sha256_of(copy) == sha256_of(file):
+    if not before == runs.sha256_of(copy) == runs.sha256_of(file):
         raise CheckpointError(f"{file}: changed while it was copied. Give the command again.")
 
 

@@ -15,10 +15,12 @@ from captioncrafter.model.checkpoint import Checkpoint
 from captioncrafter.model.hardware import Arithmetic
 from captioncrafter.model.loading import load_model
 from captioncrafter.model.merging import Merge
+from captioncrafter.report.card_metadata import public_name
 from captioncrafter.report.export_card import README, merged_card
 from captioncrafter.stages.ailments.checkpoint import examine_checkpoint
 from captioncrafter.stages.ailments.finding import Record, Severity
-from captioncrafter.stages.export_folder import public_name, refuse_full_disk, sha256_of, written_to
+from captioncrafter.stages.disk import refuse_full_disk
+from captioncrafter.stages.export_folder import BESIDE_WEIGHTS_BYTES, written_to
 
 Dtype = Literal["bf16", "fp32"]
 
@@ -42,7 +44,7 @@ def export_merged(adapter: Path, origin: Origin, to: Path, dtype: Dtype) -> None
     if merge.left_out:
         events.say(f"{base.name}: {len(merge.left_out)} stored tensors belong to no layer and are left out")
     kept = _DTYPES[dtype]
-    refuse_full_disk(to, merge.size(kept))
+    refuse_full_disk(to, merge.size(kept) + BESIDE_WEIGHTS_BYTES, what="the export", option="a --to")
     with written_to(to, "merged", base, dtype=_name(kept)) as export:
         with events.progress(f"{base.name}, tensors merged and written", len(merge.sources)) as progress:
             generation = generate_options(origin.decoding)
@@ -68,7 +70,7 @@ def _write_settings(folder: Path, adapter: Path, origin: Origin, base: Checkpoin
                 "base": public_name(base),
                 "revision": base.revision,
                 "weights": base.describe()["weights"],
-                "adapter_weights": sha256_of(adapter / lora.ADAPTER_WEIGHTS),
+                "adapter_weights": runs.sha256_of(adapter / lora.ADAPTER_WEIGHTS),
             },
         },
     )
@@ -83,7 +85,7 @@ def _write_card(folder: Path, adapter: Path, origin: Origin, base: Checkpoint, d
 def _check(folder: Path, merge: Merge, dtype: torch.dtype, hashes: dict[str, str], to: Path) -> None:
     """Reads what was written: its bytes, names and shapes, then as the doctor would, then the head as stock does."""
     for name, sha256 in hashes.items():
-        if sha256_of(folder / name) != sha256:
+        if runs.sha256_of(folder / name) != sha256:
             raise CheckpointError(f"{to / name}: what the disk holds is not what was written. Is the disk sound?")
     wanted = {name: shape.sizes for name, shape in merge.shapes(dtype).items()}
     if {name: tensor.shape for name, tensor in weights.stored_tensors(folder).items()} != wanted:

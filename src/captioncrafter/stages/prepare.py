@@ -1,7 +1,6 @@
 """`captioncrafter prepare`: somebody's captioned images become a dataset folder."""
 
 import os
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from captioncrafter.data.layouts.detect import read_source
 from captioncrafter.data.seeded_split import draw_splits
 from captioncrafter.data.shards import write_splits
 from captioncrafter.errors import DataError, counted
+from captioncrafter.stages.disk import nearest_above, refuse_full_disk
 
 _NAMED_AT_MOST = 5
 # Beside the image bytes, Arrow stores ids, captions and offsets: some hundred bytes a row.
@@ -24,7 +24,8 @@ def prepare(source: Path, out: Path, *, layout: str | None = None, seed: int = 0
 
     `out` appears whole or not at all. Images that cannot be used are set aside, counted and named. `seed` decides the
     splits where `source` brings none. Raises `DataError` when `source` cannot be read as captioned images, or when
-    something is in `out` that may not be replaced: only an older dataset is, and only with `overwrite`.
+    something is in `out` that may not be replaced: only an older dataset is, and only with `overwrite`. Raises
+    `CaptionCrafterError` when the disk is too full.
     """
     runs.recover(out)
     _refuse_to_replace(out, overwrite=overwrite)
@@ -35,7 +36,8 @@ def prepare(source: Path, out: Path, *, layout: str | None = None, seed: int = 0
     images, unreadable = inspect(found.examples)
     set_aside = [*found.set_aside, *unreadable]
     _refuse_nothing(source, images, set_aside)
-    _refuse_full_disk(out, images)
+    needed = sum(image.size + _ROW_BYTES for image in images)
+    refuse_full_disk(out, needed, what="the dataset", option="an --out")
     splits = _split(images, found, seed)
     result = audit(source, found, splits, set_aside, seed=seed)
     with runs.replacing_folder(out) as folder:
@@ -47,7 +49,7 @@ def prepare(source: Path, out: Path, *, layout: str | None = None, seed: int = 0
 
 def _refuse_to_replace(out: Path, *, overwrite: bool) -> None:
     """Also tries whether `out` can be made at all: better now than after all images were checked."""
-    there = _there(out)
+    there = nearest_above(out)
     if not there.is_dir():
         raise DataError(f"{out}: cannot be made ({there} is a file). Choose another --out.")
     if not os.access(there, os.W_OK):
@@ -60,11 +62,6 @@ def _refuse_to_replace(out: Path, *, overwrite: bool) -> None:
         raise DataError(f"{out}: a dataset is already there. Replace it with --overwrite, or choose another --out.")
 
 
-def _there(path: Path) -> Path:
-    """The nearest thing above `path` that exists; a link counts as what it leads to."""
-    return next(above for above in path.resolve().parents if above.exists())
-
-
 def _refuse_nothing(source: Path, images: Sequence[Inspected], set_aside: Sequence[SetAside]) -> None:
     if not images:
         reasons = "; ".join(f"{image.image}: {image.reason}" for image in set_aside[:_NAMED_AT_MOST])
@@ -75,20 +72,6 @@ def _split(images: Sequence[Inspected], source: Source, seed: int) -> dict[str, 
     if not source.splits_from:
         return draw_splits(images, seed)
     return {name: [image for image in images if image.example.split == name] for name in SPLITS}
-
-
-def _refuse_full_disk(out: Path, images: Sequence[Inspected]) -> None:
-    needed = sum(image.size + _ROW_BYTES for image in images)
-    free = shutil.disk_usage(_there(out)).free
-    if needed > free:
-        raise DataError(
-            f"{out}: the dataset needs about {_size(needed)} and the disk has {_size(free)} free. "
-            "Choose an --out on another disk."
-        )
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
 
 def _tell(audit: Audit, out: Path) -> None:

@@ -9,11 +9,10 @@ from typing import Any
 from captioncrafter import runs
 from captioncrafter.errors import CheckpointError, counted
 from captioncrafter.model import weights
-from captioncrafter.model.weights import StoredTensor
+from captioncrafter.model.weights import INDEX, WHOLE, StoredTensor
 from captioncrafter.stages.ailments.documents import may_change, read_object
 from captioncrafter.stages.ailments.finding import Record
 
-WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 _NUMBERED = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.safetensors")
 _LFS = b"version https://git-lfs"
