@@ -1,15 +1,20 @@
 """What stands in an adapter's card stands in the merged model's, too, and whatever no longer holds does not."""
 
+import re
 from pathlib import Path
 
+import pytest
 from huggingface_hub import ModelCard
 
 from captioncrafter.model.checkpoint import Checkpoint
 from captioncrafter.recipe import Decoding
+from captioncrafter.report.card_metadata import public_name
 from captioncrafter.report.export_card import merged_card, plain_adapter_card, renamed_base
 
 HUB = Checkpoint("Salesforce/blip2-flan-t5-xl", "abc", Path("unused"), on_hub=True)
+OTHER = Checkpoint("someone/copy", "def", Path("unused"), on_hub=True)
 FOLDER = Checkpoint("/home/someone/blip2", None, Path("unused"))
+MINIATURE = Checkpoint("miniature", None, Path("unused"))
 CARD = """\
 ---
 base_model: other/name
@@ -115,6 +120,30 @@ def test_another_name_for_the_base_stands_wherever_the_old_one_did():
     assert "from_pretrained(base, revision='abc', dtype=torch.bfloat16)" in card.text
     assert "adapter for `Salesforce/blip2-flan-t5-xl`, tuned on beaches" in card.text
     assert "## My notes" in card.text
+
+
+@pytest.mark.parametrize("before", [HUB, FOLDER, MINIATURE])
+@pytest.mark.parametrize("after", [OTHER, FOLDER, MINIATURE])
+def test_the_code_of_a_renamed_card_is_that_of_the_new_base(before: Checkpoint, after: Checkpoint):
+    def card(base: Checkpoint) -> str:
+        return plain_adapter_card(base, prompt="a photo of", decoding=Decoding(), dtype="bfloat16")
+
+    renamed = renamed_base(card(before), before.name, after)
+
+    assert code_of(renamed) == code_of(card(after))
+    assert f"A LoRA adapter for `{public_name(after)}`." in renamed
+
+
+def test_a_card_whose_adapter_named_no_base_keeps_its_fences():
+    renamed = renamed_base(CARD, "", HUB)
+
+    assert re.findall("`{2,}.*", renamed) == re.findall("`{2,}.*", CARD)
+
+
+def code_of(card: str) -> str:
+    """The lines for transformers and PEFT alone."""
+    (block,) = [text for text in re.findall(r"^```python\n(.*?)^```", card, re.DOTALL | re.MULTILINE) if "peft" in text]
+    return block
 
 
 def test_a_card_whose_head_cannot_be_read_keeps_its_text():

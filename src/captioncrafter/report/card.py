@@ -18,6 +18,7 @@ from captioncrafter.report.card_metadata import Origin, comparable, metadata, on
 from captioncrafter.report.content import hundredfold, in_order, number
 from captioncrafter.report.findings import sentences
 
+_IMPORT = "import importlib.resources\n\n"
 _USE = """\
 ```python
 {imports}import torch
@@ -83,15 +84,25 @@ def write_card(
 
 def use(base: Checkpoint, *, prompt: str, decoding: Decoding, dtype: str) -> list[str]:
     """The section on how to load the adapter, with CaptionCrafter and without."""
-    stock = _USE.format(
-        base=_loadable(base),
-        revision=f", revision={base.revision!r}" if base.revision else "",
-        imports="import importlib.resources\n\n" if base.name in bundled() else "",
-        dtype=dtype,
-        prompt=prompt,
-        decoding=generate_arguments(decoding),
-    )
+    stock = _USE.format(**_naming(base), dtype=dtype, prompt=prompt, decoding=generate_arguments(decoding))
     return ["## Use", _USE_OURS, "With transformers and PEFT alone:", stock]
+
+
+def with_base(text: str, base: Checkpoint) -> str:
+    """A card's text whose code loads `base` in place of the base that it names; all else stays."""
+    names = _naming(base)
+    text = re.sub(r"^base = .*$", lambda _: f"base = {names['base']}", text, flags=re.MULTILINE)
+    text = re.sub(r"(from_pretrained\(base)(, revision='[^']*')?", lambda of: of[1] + names["revision"], text)
+    return re.sub(r"^import torch$", f"{names['imports']}import torch", text.replace(_IMPORT, ""), flags=re.MULTILINE)
+
+
+def _naming(base: Checkpoint) -> dict[str, str]:
+    """What `_USE` says of the base."""
+    return {
+        "base": _loadable(base),
+        "revision": f", revision={base.revision!r}" if base.revision else "",
+        "imports": _IMPORT if base.name in bundled() else "",
+    }
 
 
 def _named(origin: Origin, options: Recipe) -> str:

@@ -8,8 +8,8 @@ from typing import Any
 
 from captioncrafter.model.checkpoint import Checkpoint
 from captioncrafter.recipe import Decoding
-from captioncrafter.report.card import code, generate_arguments, use
-from captioncrafter.report.card_metadata import TASK, one_line, public_name
+from captioncrafter.report.card import code, generate_arguments, use, with_base
+from captioncrafter.report.card_metadata import TASK, public_name
 
 README = "README.md"
 
@@ -49,13 +49,13 @@ def plain_adapter_card(base: Checkpoint, *, prompt: str, decoding: Decoding, dty
 
 
 def renamed_base(card: str, before: str, base: Checkpoint) -> str:
-    """An adapter's card with another name for its base, which was called `before`."""
+    """An adapter's card with another name for its base, which was called `before` (nothing where nobody named it)."""
     data, text = _parts(card)
-    old, new = one_line(Path(before).name), public_name(base)
-    text = text.replace(f"path/to/{old}", new).replace(code(old), code(new))
-    if base.revision:
-        text = text.replace("from_pretrained(base", f"from_pretrained(base, revision={base.revision!r}")
-    return _joined(_metadata(base, data, merged=False), text)
+    for old in filter(
+        None, (before, Path(before).name)
+    ):  # of the hub or bundled, or a folder, of which a card has the last name
+        text = text.replace(code(old), code(public_name(base)))
+    return _joined(_metadata(base, data, merged=False), with_base(text, base))
 
 
 def merged_card(card: str | None, base: Checkpoint, *, prompt: str, decoding: Decoding, dtype: str) -> str:

@@ -74,7 +74,8 @@ def export(
     if merge is not None:
         export_merged(adapter, origin, to, merge)
     else:
-        _export_adapter(adapter, origin, to, renamed=base is not None, published=push is not None)
+        renamed = base is not None or revision is not None
+        _export_adapter(adapter, origin, to, renamed=renamed, published=push is not None)
     told = runs.read_json(to / EXPORT)
     size = sum(file["bytes"] for file in told["files"].values())
     events.say(f"{to}: written and read back, {len(told['files'])} files, {size_in_words(size)}")
