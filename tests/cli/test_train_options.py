@@ -1,5 +1,6 @@
 """The options of `train` that are not the recipe's."""
 
+import importlib
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from captioncrafter.cli import training
 from captioncrafter.cli.commands import Train
 from captioncrafter.cli.training import duration_s
-from captioncrafter.errors import InputError
+from captioncrafter.errors import InputError, RecipeError
 from captioncrafter.training.loop import FitResult
 from tiny import tiny_recipe, write_tiny_dataset
 
@@ -46,3 +47,42 @@ def test_steps_that_were_set_aside_are_told_and_end_3(
 
     assert training.train(Train("tiny", out=tmp_path)) == 3
     assert "at step 4 of 9; 2 steps were not finite and set aside." in capsys.readouterr().out
+
+
+def parsed(*words: str) -> Train:
+    return importlib.import_module("captioncrafter.cli.main")._parse(["train", *words])
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("--lora.rank 0", r"^command line: lora\.rank = 0: input should be greater than or equal to 1\.$"),
+        ("--training.images-per-batch 3", r"^command line: \[training\]: images_per_step \(4\) must be a multiple of"),
+        ("--lora.rank 3 --lora.init orthogonal", "init orthogonal needs an even rank, not 3"),
+        ("--lora.init pissa --model.precision int8", 'lora.init "pissa" needs unquantised weights'),
+        ("--lora.rank 0 --training.epochs -1", r"lora\.rank = 0: .*\ncommand line: training\.epochs = -1"),
+    ],
+)
+def test_options_that_make_no_recipe_are_named_in_the_words_of_a_recipe(words: str, told: str):
+    with pytest.raises(RecipeError, match=told):
+        parsed("miniature", *words.split())
+
+
+@pytest.mark.parametrize(
+    ("words", "section", "left"),
+    [
+        ("miniature --data.path data/mine", "data", {"path": "data/mine", "scenes": None}),
+        ("miniature --lora.pattern .*q", "lora", {"pattern": ".*q", "targets": None, "parts": None}),
+    ],
+)
+def test_an_option_takes_the_place_of_those_of_the_recipe_that_it_excludes(
+    words: str, section: str, left: dict[str, object]
+):
+    options = getattr(parsed(*words.split()).options, section).model_dump()
+
+    assert {name: options[name] for name in left} == left
+
+
+def test_options_that_exclude_each_other_are_refused_where_both_are_given():
+    with pytest.raises(RecipeError, match="path and scenes exclude each other"):
+        parsed("miniature", "--data.path", "data/mine", "--data.scenes.train", "9")

@@ -17,11 +17,10 @@ from types import FrameType
 from typing import Annotated, Any, TypeVar
 
 import tyro
-from pydantic import ValidationError
 from tyro.conf import subcommand
 
 from captioncrafter import __version__, events, recipe
-from captioncrafter.cli import diagnosis, training, verbs
+from captioncrafter.cli import diagnosis, options, training, verbs
 from captioncrafter.cli.commands import (
     Caption,
     Compare,
@@ -110,7 +109,7 @@ def _parse(given: list[str]) -> Any:
         sys.stdout.write(f"captioncrafter {__version__}\n")
         sys.exit(0)
     train, plan = _defaults_of(Train, given), _defaults_of(Plan, given)
-    try:
+    with options.unchecked_sections:
         command = tyro.cli(
             _commands(train, plan),
             args=given or ["--help"],
@@ -118,11 +117,11 @@ def _parse(given: list[str]) -> Any:
             description="Teach BLIP-2 to caption your images. "
             "--version tells the version; --debug, after any command, shows the traceback of an error.",
         )
-    except ValidationError as error:
-        raise InputError(recipe.explain(error, source="command line")) from None
-    if isinstance(command, Train | Plan) and command.recipe not in (train.recipe, plan.recipe):
+    if not isinstance(command, Train | Plan):
+        return command
+    if command.recipe not in (train.recipe, plan.recipe):
         raise InputError(f"RECIPE comes first: captioncrafter {given[0]} {command.recipe} …")
-    return command
+    return options.checked(command, (train if isinstance(command, Train) else plan).options)
 
 
 _Tuning = TypeVar("_Tuning", Train, Plan)

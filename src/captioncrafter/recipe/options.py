@@ -30,7 +30,8 @@ class Model(Section):
     precision: Precision = Field(
         default="auto",
         description="Arithmetic of the frozen weights; auto is bf16 where the hardware has it, else fp32. int8 and nf4 "
-        "hold the language model in 8 and 4 bits (extra: quant). LoRA weights and optimizer are always fp32.",
+        "hold the language model in 8 and 4 bits (extra: quant). No fp16: T5 overflows in it. LoRA weights and "
+        "optimizer are always fp32.",
     )
     device: str = Field(default="auto", description="auto (the accelerator, else the CPU), cpu, cuda, cuda:1, mps.")
     prompt: str = Field(
