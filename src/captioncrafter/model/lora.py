@@ -25,6 +25,7 @@ from captioncrafter.model.adapters import (
     stored_adapter,
     stored_layers,
 )
+from captioncrafter.model.loading import quiet_bitsandbytes
 from captioncrafter.model.stock import Blip2, Tuned
 from captioncrafter.model.targets import PROJECTION, peft_pattern, planned_layers, reach_of, target_layers
 
@@ -57,6 +58,7 @@ def attach(model: Blip2, lora: recipe.Lora, *, seed: int) -> Tuned:
     PiSSA and OLoRA move what they start from out of the base's weights; `save_adapter` puts it back. Raises
     `RecipeError` when a target matches no linear layer, or when a layer does not allow such a start.
     """
+    quiet_bitsandbytes()  # before PEFT, which imports it
     from peft import LoraConfig, PeftModel, get_peft_model
 
     _check_start(model, lora)
