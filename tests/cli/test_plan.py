@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from captioncrafter.cli import main
+from captioncrafter import recipe
+from captioncrafter.cli import main, tables
+from captioncrafter.stages.plan import plan
 from tiny import write_tiny_dataset
 
 
@@ -35,6 +37,14 @@ def test_a_plan_that_does_not_fit_ends_0_and_says_so(mine: Path, capsys: pytest.
     assert status_of("plan", mine, "--gpu-memory", "1MB") == 0
 
     assert "Does not fit, and no change of options makes it" in capsys.readouterr().out
+
+
+def test_no_commit_is_told_where_none_is_known(mine: Path, capsys: pytest.CaptureFixture[str]):
+    told = plan(recipe.load(str(mine))).to_json() | {"pinned": False, "revision": None}
+
+    tables.print_plan(told, recipe="mine.toml")
+
+    assert "Revision: none is pinned; a run keeps the commit that it began with" in capsys.readouterr().out
 
 
 def test_a_device_too_small_for_the_whole_model_is_told_how_to_caption(mine: Path, capsys: pytest.CaptureFixture[str]):

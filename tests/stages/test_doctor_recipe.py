@@ -103,6 +103,17 @@ def test_a_base_on_the_hub_that_is_not_pinned_or_fetched_is_a_note(
     assert 'revision = "0123abc"' in found["not-pinned"].mend
 
 
+def test_a_base_that_is_neither_pinned_nor_in_the_hub_cache_gets_no_commit_from_the_files_that_ship(
+    write, tiny_checkpoint: Path
+):
+    mine = write()
+    mine.write_text(mine.read_text().replace(str(tiny_checkpoint), "Salesforce/blip2-flan-t5-xl"))
+
+    assert ailments(mine)["not-pinned"].mend == (
+        "Set model.revision to a commit of it, as its page on the hub lists them."
+    )
+
+
 def test_more_training_images_than_there_are_is_a_note(write):
     assert ailments(write(data="train_images = 100"))["train-images"].severity == "note"
 

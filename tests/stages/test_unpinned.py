@@ -53,7 +53,7 @@ def test_the_manifest_and_the_adapter_name_the_commit(
     told = [runs.read_json(run.adapter / name)["revision"] for name in (CAPTIONING, ADAPTER_CONFIG)]
     assert told == [FIRST, FIRST]
     assert f"revision='{FIRST}'" in (run.adapter / "README.md").read_text(encoding="utf-8")
-    assert f"{NAME}: model.revision pins none; this is commit {FIRST}, which the run's" in capsys.readouterr().err
+    assert f"{NAME}: model.revision pins no commit; this is commit {FIRST}, which the run's" in capsys.readouterr().err
 
 
 def _interrupted(*_: object, **__: object) -> NoReturn:
@@ -77,10 +77,12 @@ def test_a_run_goes_on_with_its_commit_after_the_hub_has_a_newer_one(
 
 
 def test_a_plan_tells_the_commit_and_that_no_revision_is_pinned(options: recipe.Recipe):
-    pinned = remedies.changed(options, {"model.revision": FIRST})
+    pinned, moving = (remedies.changed(options, {"model.revision": name}) for name in (FIRST, "main"))
     assert pinned is not None
+    assert moving is not None
 
-    assert [(found.revision, found.pinned) for found in (plan(options), plan(pinned))] == [
+    assert [(found.revision, found.pinned) for found in (plan(options), plan(moving), plan(pinned))] == [
+        (FIRST, False),
         (FIRST, False),
         (FIRST, True),
     ]

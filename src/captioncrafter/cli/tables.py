@@ -187,7 +187,8 @@ def _plan_lines(plan: Mapping[str, Any], recipe: str) -> list[str]:
     ]
     if not plan["pinned"]:
         kept = "a run keeps the commit that it began with, in its manifest.json and in the adapter"
-        lines.append(f"Revision: none is pinned, and this is commit {plan['revision']}; {kept}")
+        here = f", and this is commit {plan['revision']}" if plan["revision"] else ""
+        lines.append(f"Revision: none is pinned{here}; {kept}")
     if times is None:
         lines.append("Time: not told, for the device is not here to be measured; --gpu-tflops says what it can do")
     else:

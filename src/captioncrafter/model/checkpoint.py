@@ -4,6 +4,7 @@ Its weights are `loading`'s. Safetensors only; nothing that a checkpoint brings 
 """
 
 import logging
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from captioncrafter.model.hub import Unreachable, fetch
 from captioncrafter.model.mending import IMAGE_TOKEN, mend
 from captioncrafter.model.stock import Processor
 
+_COMMIT = re.compile("[0-9a-f]{7,40}")
 _OTHER_KINDS = {
     "instructblip": "an InstructBLIP, whose Q-Former reads the prompt too: another model class, with features that "
     "depend on the prompt. Its BLIP-2 is Salesforce/blip2-flan-t5-xl",
@@ -42,6 +44,13 @@ class Checkpoint:
     def loadable_name(self) -> str:
         """What stock `from_pretrained` takes to load it: its hub name, else its folder."""
         return self.name if self.on_hub else str(self.folder.resolve())
+
+    def is_pinned_by(self, revision: str | None) -> bool:
+        """Whether `revision`, as the user gave it, names the same files tomorrow: a commit, and no branch.
+
+        Files that are not of the hub are what they are.
+        """
+        return not self.on_hub or (revision is not None and _COMMIT.fullmatch(revision) is not None)
 
     def describe(self) -> dict[str, Any]:
         """What tells this checkpoint from every other, and finds it again from any folder of this machine."""

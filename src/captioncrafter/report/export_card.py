@@ -51,9 +51,8 @@ def plain_adapter_card(base: Checkpoint, *, prompt: str, decoding: Decoding, dty
 def renamed_base(card: str, before: str, base: Checkpoint) -> str:
     """An adapter's card with another name for its base, which was called `before` (nothing where nobody named it)."""
     data, text = _parts(card)
-    for old in filter(
-        None, (before, Path(before).name)
-    ):  # of the hub or bundled, or a folder, of which a card has the last name
+    # A card calls a base of the hub by its name, and a folder by the last part of its path.
+    for old in {before, Path(before).name} - {""}:
         text = text.replace(code(old), code(public_name(base)))
     return _joined(_metadata(base, data, merged=False), with_base(text, base))
 

@@ -59,7 +59,7 @@ class Plan:
     any phase needs is `changed_peak_bytes`, and all that follows is told with it. `room` is for what fits a GPU with
     room to spare. `captioning_bytes` is what the whole model takes once it captions from pixels,
     `captioning_precision` the first with which that is within the limit: the recipe's, int8, nf4 or none. `revision` is
-    the commit of a base of the hub, `pinned` whether the recipe names one.
+    the commit of a base of the hub, `pinned` whether the recipe names it.
     """
 
     base: str
@@ -143,7 +143,7 @@ def plan(options: recipe.Recipe, *, gpu_memory: str | None = None, gpu_tflops: f
     return Plan(
         base=options.model.base,
         revision=found.revision,
-        pinned=not found.on_hub or options.model.revision is not None,
+        pinned=found.is_pinned_by(options.model.revision),
         device=str(target.here or target.kind),
         precision=arithmetic.name,
         cut=cut,

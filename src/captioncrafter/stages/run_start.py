@@ -126,10 +126,10 @@ def of_the_same_commit(options: recipe.Recipe, run: runs.Run) -> recipe.Recipe:
 
 def tell_commit(found: Checkpoint, model: recipe.Model) -> None:
     """Says which commit an unpinned base of the hub turned out to be."""
-    if found.on_hub and model.revision is None:
+    if not found.is_pinned_by(model.revision):
         events.say(
-            f"{found.name}: model.revision pins none; this is commit {found.revision}, which the run's manifest.json "
-            "and its adapter keep"
+            f"{found.name}: model.revision pins no commit; this is commit {found.revision}, which the run's "
+            "manifest.json and its adapter keep"
         )
 
 

@@ -50,12 +50,14 @@ def _examine_base(record: Record, found: Checkpoint, options: recipe.Recipe) -> 
     record.absorb(part, "base", lies_elsewhere=True)
     if found.on_hub and not here:
         record.note("not-fetched", found.name, "its weights are not on this disk yet; training fetches them")
-    if found.on_hub and options.model.revision is None:
+    if not found.is_pinned_by(options.model.revision):
         record.note(
             "not-pinned",
             found.name,
-            "model.revision is not set: another day another checkpoint could stand under this name",
-            f'Set model.revision = "{found.folder.name}".',
+            "model.revision names no commit: another day another checkpoint could stand under this name",
+            f'Set model.revision = "{found.revision}".'
+            if found.is_pinned_by(found.revision)
+            else "Set model.revision to a commit of it, as its page on the hub lists them.",
         )
     return base
 
