@@ -23,6 +23,8 @@ from torch import Tensor
 
 from captioncrafter.model import checkpoint, memory, weights
 from captioncrafter.model.checkpoint import Checkpoint
+from captioncrafter.model.shards import Shape, header
+from captioncrafter.model.weights import StoredTensor
 
 PUBLISHED = "Salesforce/blip2-flan-t5-xl"
 PARAMETERS = {
@@ -70,11 +72,13 @@ def random_checkpoint(size: str) -> Iterator[Checkpoint]:
         _write_small_files(folder, SIZES[size])
         found = Checkpoint(str(folder), None, folder)
         config = checkpoint.load_config(found)
-        shapes = {name: tuple(one.shape) for name, one in memory.meta_model(config, _DTYPE).named_parameters()}
+        shapes = {
+            name: Shape(tuple(one.shape), _DTYPE) for name, one in memory.meta_model(config, _DTYPE).named_parameters()
+        }
         file = os.memfd_create("weights")
         try:
             _write_weights(file, shapes, config)
-            (folder / "model.safetensors").symlink_to(f"/proc/{os.getpid()}/fd/{file}")
+            (folder / "model.safetensors").symlink_to(_path_of(file))
             yield found
         finally:
             os.close(file)
@@ -113,26 +117,25 @@ def _write_tokenizer(folder: Path) -> None:
     shutil.copy(miniature / "tokenizer_config.json", folder)
 
 
-def _write_weights(file: int, shapes: Mapping[str, tuple[int, ...]], config: Any) -> None:
+def _write_weights(file: int, shapes: Mapping[str, Shape], config: Any) -> None:
     """A safetensors file whose tensors are drawn where they lie, several at a time, each from its own seed."""
-    places, end = {}, 0
-    for name, shape in shapes.items():
-        start, end = end, end + torch.Size(shape).numel() * _DTYPE.itemsize
-        places[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [start, end]}
-    header = json.dumps({"__metadata__": {"format": "pt"}, **places}).encode()
-    header += b" " * (-(8 + len(header)) % _PAGE_BYTES)
-    data = 8 + len(header)
-    os.ftruncate(file, data + end)
-    with mmap.mmap(file, data + end) as mapped:
-        mapped[:data] = len(header).to_bytes(8, "little") + header
+    begins = header(shapes, alignment=_PAGE_BYTES)
+    size = len(begins) + sum(shape.bytes for shape in shapes.values())
+    os.ftruncate(file, size)
+    with mmap.mmap(file, size) as mapped:
+        mapped[: len(begins)] = begins
+        places = weights.read_header(_path_of(file))
         with ThreadPoolExecutor(torch.get_num_threads()) as threads:
-            list(threads.map(partial(_draw, mapped, data, config=config), places, places.values()))
+            list(threads.map(partial(_draw, mapped, config=config), places))
 
 
-def _draw(mapped: mmap.mmap, data: int, name: str, place: Mapping[str, Any], *, config: Any) -> None:
-    shape = place["shape"]
-    count = torch.Size(shape).numel()
-    tensor = torch.frombuffer(mapped, dtype=_DTYPE, count=count, offset=data + place["data_offsets"][0]).view(shape)
+def _path_of(file: int) -> Path:
+    return Path(f"/proc/{os.getpid()}/fd/{file}")
+
+
+def _draw(mapped: mmap.mmap, place: StoredTensor, *, config: Any) -> None:
+    name, count = place.name, torch.Size(place.shape).numel()
+    tensor = torch.frombuffer(mapped, dtype=_DTYPE, count=count, offset=place.start).view(place.shape)
     if tensor.dim() == 1:
         tensor.fill_(0.0 if name.endswith(".bias") else 1.0)
     else:

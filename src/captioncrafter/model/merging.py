@@ -4,7 +4,6 @@ The base is never in memory: a layer's weight is read, merged by PEFT in float32
 is the checkpoint of a stock `Blip2ForConditionalGeneration`, in its current layout.
 """
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from captioncrafter import runs
 from captioncrafter.errors import CheckpointError
 from captioncrafter.model import weights
 from captioncrafter.model.adapters import ADAPTER_CONFIG
@@ -208,12 +208,12 @@ def _write_config(config: Any, folder: Path, dtype: torch.dtype) -> None:
     for part in (config, config.text_config, config.vision_config, config.qformer_config):
         part.dtype = dtype
     config.save_pretrained(folder)
-    written = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    written = runs.read_json(folder / CONFIG)
     text = written["text_config"]
     if not is_decoder_only(config) and text.pop("scale_decoder_outputs", True) is False:
         # transformers 5 writes true beside a key of its own; versions before it would tie the head by that.
         text["tie_word_embeddings"] = False
-    _write_json(folder / CONFIG, written)
+    runs.write_json(folder / CONFIG, written)
 
 
 def _write_generation(base: Checkpoint, config: Any, folder: Path, options: Mapping[str, Any]) -> None:
@@ -234,9 +234,5 @@ def _write_generation(base: Checkpoint, config: Any, folder: Path, options: Mapp
 
 def _without_keys(file: Path, *keys: str) -> None:
     if file.is_file():
-        values = json.loads(file.read_text(encoding="utf-8"))
-        _write_json(file, {key: value for key, value in values.items() if key not in keys})
-
-
-def _write_json(file: Path, value: Any) -> None:
-    file.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        values = runs.read_json(file)
+        runs.write_json(file, {key: value for key, value in values.items() if key not in keys})

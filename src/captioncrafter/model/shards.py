@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from captioncrafter import runs
 from captioncrafter.errors import CheckpointError
 from captioncrafter.model.weights import INDEX, LENGTH_BYTES, WHOLE, StoredTensor
 
@@ -83,10 +84,13 @@ def write_shards(
         file = f"model-{number:05}-of-{len(parts):05}.safetensors"
         hashes[file] = _write(folder / file, {name: shapes[name] for name in names}, tensor_of)
         placed |= dict.fromkeys(names, file)
-    size = sum(shape.bytes for shape in shapes.values())
-    index = {"metadata": {"total_size": size}, "weight_map": placed}
-    (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    write_index(folder, placed, sum(shape.bytes for shape in shapes.values()))
     return hashes
+
+
+def write_index(folder: Path, placed: Mapping[str, str], size: int) -> None:
+    """Tells which file each tensor is in, and how many bytes all tensors take."""
+    runs.write_json(folder / INDEX, {"metadata": {"total_size": size}, "weight_map": dict(placed)})
 
 
 def _parts(shapes: Mapping[str, Shape], shard_bytes: int) -> list[list[str]]:
@@ -111,7 +115,7 @@ def _write(file: Path, shapes: Mapping[str, Shape], tensor_of: Callable[[str], T
             stream.write(content)
             digest.update(content)
 
-        put(_header({name: shapes[name] for name in names}))
+        put(header({name: shapes[name] for name in names}))
         for name in names:
             tensor = tensor_of(name)
             assert (tuple(tensor.shape), tensor.dtype) == (shapes[name].sizes, shapes[name].dtype)
@@ -119,7 +123,8 @@ def _write(file: Path, shapes: Mapping[str, Shape], tensor_of: Callable[[str], T
     return digest.hexdigest()
 
 
-def _header(shapes: Mapping[str, Shape]) -> bytes:
+def header(shapes: Mapping[str, Shape], *, alignment: int = _ALIGNMENT) -> bytes:
+    """What a safetensors file of these tensors begins with; they follow in this order, at a multiple of `alignment`."""
     entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
     at = 0
     for name, shape in shapes.items():
@@ -130,5 +135,5 @@ def _header(shapes: Mapping[str, Shape]) -> bytes:
         }
         at += shape.bytes
     text = json.dumps(entries, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % _ALIGNMENT)
+    text += b" " * (-(LENGTH_BYTES + len(text)) % alignment)
     return len(text).to_bytes(LENGTH_BYTES, "little") + text

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from captioncrafter import runs
 from captioncrafter.errors import CheckpointError, counted
 from captioncrafter.model import weights
+from captioncrafter.model.shards import write_index
 from captioncrafter.model.weights import INDEX, WHOLE, StoredTensor
 from captioncrafter.stages.ailments.documents import may_change, read_object
 from captioncrafter.stages.ailments.finding import Record
@@ -164,7 +164,7 @@ def _index_from(path: Path, stored: dict[str, StoredTensor]) -> Callable[[], str
     def repair() -> str:
         total = sum(tensor.end - tensor.start for tensor in stored.values())
         placed = {name: tensor.file.name for name, tensor in sorted(stored.items())}
-        runs.write_json(path, {"metadata": {"total_size": total}, "weight_map": placed})
+        write_index(path.parent, placed, total)
         return f"{path.name} written from the headers of {counted(len(set(placed.values())), 'shard')}"
 
     return repair
