@@ -48,7 +48,7 @@ def test_without_its_guard_the_fault_shows(
 ):
     trial = course.trial(out, faults=[fault], harm=damage(harm) if harm else None, without=[guard])
 
-    stopped_right = trial.first.status != 143 or "--resume to go on" in trial.first.said
+    stopped_right = trial.first.status != 143 or "stopped after step" in trial.first.said
     assert trial.complaints() or "passed over" in trial.second.said or not stopped_right, trial.second.said
 
 

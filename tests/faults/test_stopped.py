@@ -43,7 +43,7 @@ def test_a_signal_before_the_first_step_ends_at_once_and_loses_nothing(
     trial = course.trial(out, faults=[send(number, at=moment, nth=1)])
 
     assert trial.first.status == 128 + number, trial.first.said
-    assert f"stopped at once, for {number.name} came" in trial.first.said
+    assert f"stopped at once, because {number.name} came" in trial.first.said
     assert "Give the same command again to go on" in trial.first.said
     assert trial.continued() == []
 
@@ -84,6 +84,6 @@ def test_time_budgets_end_a_run_in_parts_with_status_0(course: Course, out: Path
     trial = course.gone_on(out, parts[-1])
 
     assert [part.status for part in parts] == [0, 0, 0], parts
-    assert "stopped before the first step, for its time is used up" in parts[0].said
+    assert "stopped before the first step, because its time is used up" in parts[0].said
     assert "Give the same command again to go on" in parts[0].said
     assert trial.continued() == []

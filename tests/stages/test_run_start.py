@@ -141,7 +141,7 @@ def test_a_time_budget_that_is_over_while_features_are_computed_keeps_them(
     over = iter([False, False, True])
     monkeypatch.setattr(guard.StopRequest, "code", property(lambda _: int(next(over, True))))
 
-    with pytest.raises(guard.Stopped, match="stopped before the first step, for its time is used up") as stopped:
+    with pytest.raises(guard.Stopped, match="stopped before the first step, because its time is used up") as stopped:
         train(one_by_one, tmp_path / "run", stop_after_s=60.0)
     monkeypatch.undo()
     monkeypatch.setenv("CAPTIONCRAFTER_CACHE", str(tmp_path / "cache"))

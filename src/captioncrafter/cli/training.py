@@ -105,7 +105,7 @@ def _telling_how_to_go_on(out: Path) -> Iterator[None]:
         return
     begun = any((folder / runs.RECIPE).is_file() for folder in (out, *out.glob("seed-*")))
     raise Stopped(
-        f"stopped at once, for {reason(number)}; what was finished before is kept. Give the same command "
+        f"stopped at once, because {reason(number)}; what was finished before is kept. Give the same command "
         f"{'with --resume' if begun else 'again'} to go on.",
         number,
     )

@@ -48,6 +48,8 @@ def extract(
     the next call goes on from there.
     """
     missing = store.missing(wanted)
+    if not missing:
+        return 0
     done, size = 0, features.images_per_batch
 
     def prepare(batch: Sequence[str]) -> Float[Tensor, "image channel row column"]:

@@ -138,8 +138,8 @@ def stop_before_the_first_step(stop: guard.StopRequest, processes: Processes) ->
     code = int(processes.agree(torch.tensor([stop.code])))
     if code != guard.GO_ON:
         raise guard.Stopped(
-            f"stopped before the first step, for {guard.reason(code)}; features that were computed are kept. Give the "
-            "same command again to go on.",
+            f"stopped before the first step, because {guard.reason(code)}; features that were computed are kept. "
+            "Give the same command again to go on.",
             code,
         )
 

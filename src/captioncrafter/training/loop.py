@@ -208,8 +208,8 @@ class _Loop:
             return
         self._save()
         raise guard.Stopped(
-            f"stopped after step {self.progress.step} of {self.schedule.steps}, for {guard.reason(code)}; everything "
-            f"is kept in {self.run.path}. Give the same command with --resume to go on.",
+            f"stopped after step {self.progress.step} of {self.schedule.steps}, because {guard.reason(code)}; "
+            f"everything is kept in {self.run.path}. Give the same command with --resume to go on.",
             code,
         )
 
