@@ -103,6 +103,18 @@ def test_a_base_on_the_hub_that_is_not_pinned_or_fetched_is_a_note(
     assert 'revision = "0123abc"' in found["not-pinned"].mend
 
 
+def test_of_a_base_with_its_configuration_alone_on_this_disk_no_processor_is_judged(
+    write, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    folder = snapshot(tmp_path / "hub", monkeypatch)
+    mine = write()
+    mine.write_text(mine.read_text().replace(str(tiny_checkpoint), "some/base"))
+
+    for files in ("config.json", "processor_config.json"):
+        (folder / files).write_bytes((tiny_checkpoint / files).read_bytes())
+        assert set(ailments(mine)) == {"not-pinned", "not-fetched"}
+
+
 def test_a_base_that_is_neither_pinned_nor_in_the_hub_cache_gets_no_commit_from_the_files_that_ship(
     write, tiny_checkpoint: Path
 ):

@@ -16,7 +16,7 @@ from captioncrafter.stages.ailments.finding import Record
 from captioncrafter.stages.ailments.head import HEAD, examine_head
 from captioncrafter.stages.ailments.layer_names import part_of
 from captioncrafter.stages.ailments.machine import tell_writer
-from captioncrafter.stages.ailments.processor import examine_processor
+from captioncrafter.stages.ailments.processor import TOKENIZER, examine_processor
 from captioncrafter.stages.ailments.weight_files import examine_weight_files
 
 CONFIG = "config.json"
@@ -40,7 +40,7 @@ def examine_checkpoint(
     """Everything that a folder or a hub checkpoint shows by its small files and the headers of its weights.
 
     `headers` are those of a checkpoint whose weights are not on this disk; without `weights_here` nothing is said of
-    weights at all.
+    weights at all, nor of a processor whose tokenizer is still to be fetched with them.
     """
     again = _how_to_fetch(found)
     written = read_object(record, found.folder / CONFIG, mend=again)
@@ -70,7 +70,8 @@ def examine_checkpoint(
     if config is None or model is None:
         return Base(found)
     _examine_config(record, found, config)
-    processor = examine_processor(record, found, config, again)
+    to_be_fetched = not weights_here and headers is None and not (found.folder / TOKENIZER).is_file()
+    processor = None if to_be_fetched else examine_processor(record, found, config, again)
     if stored:
         _describe(record, model, stored)
         _examine_tensors(record, found, model, stored, again)
