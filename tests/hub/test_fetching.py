@@ -105,6 +105,17 @@ def test_without_a_network_the_reason_is_told(unconnected: Client):
     assert "Connection refused). Connect to the network and try again: files that are whole already are kept" in message
 
 
+@pytest.mark.parametrize("only_config", [True, False])
+def test_without_a_network_a_pinned_commit_is_told_to_be_out_of_reach_at_once(only_config: bool, unconnected: Client):
+    started = time.monotonic()
+
+    message = unconnected.error("some/unknown", revision="1" * 40, only_config=only_config)
+
+    assert "failed (ConnectError: " in message
+    assert time.monotonic() - started < 10  # the client itself would ask five times more, over 23 seconds
+    assert unconnected.said("Retrying") == []
+
+
 @pytest.mark.parametrize(
     ("listed", "words"),
     [(True, "only partly in the hub cache"), (False, "its weights are not in the hub cache")],

@@ -30,8 +30,7 @@ def fetch(name: str, revision: str | None, *, option: str = "model.base", only_c
 
     network = (getattr(errors, "HTTPError", OSError), OSError)  # httpx's or httpx2's, as this hub client uses
     try:
-        # For the configuration too: hf_hub_download keeps trying for 20 seconds before it says that nobody answers.
-        folder = _snapshot(name, revision, [_CONFIG]) if only_config else _told_snapshot(name, revision)
+        folder = _asked_snapshot(name, revision, [_CONFIG]) if only_config else _told_snapshot(name, revision)
     except errors.HFValidationError as error:
         raise CheckpointError(f"{name}: not a hub name ({_first_line(error)}).") from None
     except network as error:
@@ -49,7 +48,7 @@ def fetch_file(name: str, revision: str | None, file: str) -> Path | None:
 
     network = (getattr(errors, "HTTPError", OSError), OSError, errors.HFValidationError)
     try:
-        found = _snapshot(name, revision, [file]) / file
+        found = _asked_snapshot(name, revision, [file]) / file
     except network:
         return None
     return found if found.is_file() else None
@@ -63,11 +62,41 @@ def _told_snapshot(name: str, revision: str | None) -> Path:
     bars = False
     try:
         _snapshot(name, revision, _FILES, local_files_only=True)
-    except LocalEntryNotFoundError:
+    except LocalEntryNotFoundError as lacking:
         if not constants.HF_HUB_OFFLINE:
             events.say(f"{name}: fetching it from {where()}")
+        _ask(name, revision, lacking)
         bars = sys.stderr.isatty() and events.is_main_process()
     return _snapshot(name, revision, _FILES, bars=bars)
+
+
+def _asked_snapshot(name: str, revision: str | None, wanted: list[str]) -> Path:
+    """A few small files of the repository; never by hf_hub_download, which asks on as `_ask` says."""
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        _snapshot(name, revision, wanted, local_files_only=True)
+    except LocalEntryNotFoundError as lacking:
+        _ask(name, revision, lacking)
+    return _snapshot(name, revision, wanted)
+
+
+def _ask(name: str, revision: str | None, lacking: Exception) -> None:
+    """Raises `lacking` where nobody answers.
+
+    For the files of a commit the client (huggingface_hub 2.4) asks five times more, over 23 seconds, with a line each;
+    for the repository once.
+    """
+    from huggingface_hub import HfApi, constants, errors
+
+    if constants.HF_HUB_OFFLINE:
+        return
+    try:
+        HfApi().repo_info(name, revision=revision)
+    except errors.HfHubHTTPError:
+        return  # somebody does; what the answer means is told by who fetches
+    except (getattr(errors, "HTTPError", OSError), OSError) as error:
+        raise lacking from error
 
 
 def _snapshot(
