@@ -12,7 +12,7 @@ from torch import Tensor
 from captioncrafter.data.ahead import computed_ahead
 from captioncrafter.metrics.references import References
 
-from .photos import Photos, view
+from .photos import WHOLE, Photos, View, some_view
 
 Look = Callable[[Sequence[Image.Image]], Float[Tensor, "picture token width"]]
 
@@ -55,9 +55,9 @@ def album_of(photos: Photos, look: Look, *, views: int, seed: int) -> Album:
 
 
 def _view(photos: Photos, number: int, kind: int, seed: int) -> Image.Image:
-    picture = photos.picture(number)
     if kind == 0:
-        return picture
+        return WHOLE.of(photos.picture(number))
     if kind == 1:
-        return picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    return view(picture, random.Random(f"{seed}/album/{kind}/{number}"), smallest=TELLING_CROP)
+        return View(mirrored=True).of(photos.picture(number))
+    dice = random.Random(f"{seed}/album/{kind}/{number}")
+    return some_view(dice, smallest=TELLING_CROP).of(photos.picture(number))

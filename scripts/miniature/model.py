@@ -7,7 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from tokenizers import Tokenizer, normalizers
+from torch import Tensor
+from torch.nn import functional
 from transformers import (
     AutoTokenizer,
     Blip2Config,
@@ -22,7 +25,7 @@ from captioncrafter.data.scenes.wording import house, terse
 from captioncrafter.data.scenes.world import draw_scene
 
 IMAGE_SIZE = 224
-PATCH_SIZE = 16
+PATCH_SIZE = 28
 SIDE = IMAGE_SIZE // PATCH_SIZE
 """Patches along a side of the picture."""
 
@@ -75,8 +78,13 @@ def _scene_texts() -> list[str]:
     return [text for scene in scenes for text in (*terse(scene), *house(scene))] + asked
 
 
-def fresh_model(processor: Blip2Processor, *, seed: int) -> Blip2ForConditionalGeneration:
-    """Random weights at scales that train: transformers' own expect pre-trained ones to take their place."""
+def fresh_model(
+    processor: Blip2Processor, pixels: Float[Tensor, "picture channel y x"], *, seed: int
+) -> Blip2ForConditionalGeneration:
+    """Random weights at scales that train: transformers' own expect pre-trained ones to take their place.
+
+    `pixels` are some photos as the model reads them: their patches tell what a patch is mostly made of.
+    """
     torch.manual_seed(seed)
     model = Blip2ForConditionalGeneration(_config(processor))
     language = model.language_model
@@ -85,6 +93,7 @@ def fresh_model(processor: Blip2Processor, *, seed: int) -> Blip2ForConditionalG
             for layer in half.modules():
                 if isinstance(layer, torch.nn.Linear):
                     torch.nn.init.xavier_uniform_(layer.weight)
+        _read_patches(model.vision_model.embeddings.patch_embedding, pixels)
         _look_at_neighbours(model.vision_model)
         model.query_tokens.normal_()
         torch.nn.init.xavier_uniform_(model.language_projection.weight)
@@ -115,6 +124,20 @@ def _config(processor: Blip2Processor) -> Blip2Config:
     )  # fmt: skip
 
 
+def _read_patches(embedding: Any, pixels: Float[Tensor, "picture channel y x"]) -> None:
+    """Lets the patch embedding begin with the principal components of photos' patches, half-whitened and turned.
+
+    Random filters would see little beside a patch's mean colour, and of 2,352 numbers 256 hold nearly all there is.
+    """
+    patches = functional.unfold(pixels, PATCH_SIZE, stride=PATCH_SIZE).transpose(1, 2).flatten(0, 1)
+    variances, axes = torch.linalg.eigh(torch.cov(patches.T))
+    filters = (axes[:, -WIDTH:] * variances[-WIDTH:].clamp(min=1e-6) ** -0.25).T
+    turned = torch.linalg.qr(torch.randn(WIDTH, WIDTH))[0] @ filters
+    spread = (patches @ turned.T).std()
+    embedding.weight.copy_((0.7 / spread * turned).view_as(embedding.weight))
+    embedding.bias.copy_(-0.7 / spread * turned @ patches.mean(0))
+
+
 def _look_at_neighbours(vision: Any) -> None:
     """Lets each attention head begin by looking at one neighbour of every patch, as a convolution does.
 
@@ -125,8 +148,6 @@ def _look_at_neighbours(vision: Any) -> None:
     """
     frequencies = torch.linspace(0.2, 2.5, HEAD_WIDTH // 4)
     subspace = torch.linalg.qr(torch.randn(WIDTH, HEAD_WIDTH))[0]
-    patch = vision.embeddings.patch_embedding.weight
-    patch.normal_(std=0.7 * patch[0].numel() ** -0.5)
     places = [(float(row), float(column)) for row in range(SIDE) for column in range(SIDE)]
     waves = torch.stack([torch.cat([_waves(row, frequencies), _waves(column, frequencies)]) for row, column in places])
     vision.embeddings.position_embedding[0, 1:] = 2.0 * waves @ subspace.T

@@ -18,13 +18,16 @@ from captioncrafter.recipe import Data
 
 from .model import IMAGE_SIZE
 
-SMALLEST_CROP = 0.35
+KEPT_SIZE = 320
+"""Pixels along a side at which photos are kept in memory."""
+
+SMALLEST_CROP = 0.2
 """The least share of a photo's area that a view shows."""
 
 
 @dataclass(frozen=True)
 class Photos:
-    """A split in memory: photos squashed to the model's square, as its processor squashes them, with their captions."""
+    """A split in memory: photos squashed to a square, as the model's processor squashes them, with their captions."""
 
     pixels: UInt8[np.ndarray, "photo y x channel"]
     captions: Sequence[Sequence[str]]
@@ -34,7 +37,7 @@ class Photos:
         return len(self.pixels)
 
     def picture(self, photo: int) -> Image.Image:
-        """The whole photo."""
+        """The whole photo, larger than the model's size, so that a view of a part of it is sharp too."""
         return Image.fromarray(self.pixels[photo])
 
 
@@ -52,22 +55,46 @@ def _in_memory(split: CaptionedImages) -> Photos:
 
 
 def _squashed(image: CaptionedImage) -> UInt8[np.ndarray, "y x channel"]:
-    return np.asarray(image.decode().resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BICUBIC))
+    return np.asarray(image.decode().resize((KEPT_SIZE, KEPT_SIZE), Image.Resampling.BICUBIC))
 
 
-def view(picture: Image.Image, dice: random.Random, *, smallest: float = SMALLEST_CROP) -> Image.Image:
-    """A part of the picture, now and then mirrored, in a little other light: what a passer-by might have taken."""
-    width, height = picture.size
+@dataclass(frozen=True)
+class View:
+    """What a passer-by might have taken of a photo: a part of it, perhaps mirrored, in a little other light.
+
+    `left`, `top`, `across` and `down` are fractions of the photo's sides.
+    """
+
+    left: float = 0.0
+    top: float = 0.0
+    across: float = 1.0
+    down: float = 1.0
+    mirrored: bool = False
+    brightness: float = 1.0
+    colour: float = 1.0
+
+    def of(self, photo: Image.Image, size: int = IMAGE_SIZE) -> Image.Image:
+        """The view, in the model's size unless another is said."""
+        width, height = photo.size
+        right, bottom = self.left + self.across, self.top + self.down
+        box = (self.left * width, self.top * height, min(right, 1.0) * width, min(bottom, 1.0) * height)
+        part = photo.resize((size, size), Image.Resampling.BICUBIC, box=box)
+        if self.mirrored:
+            part = part.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        if self.brightness != 1.0:
+            part = ImageEnhance.Brightness(part).enhance(self.brightness)
+        return ImageEnhance.Color(part).enhance(self.colour) if self.colour != 1.0 else part
+
+
+WHOLE = View()
+
+
+def some_view(dice: random.Random, *, smallest: float = SMALLEST_CROP) -> View:
+    """Any view that shows at least the share `smallest` of a photo's area."""
     area, ratio = dice.uniform(smallest, 1.0), dice.uniform(0.75, 4 / 3)
-    across, down = min(1.0, (area * ratio) ** 0.5) * width, min(1.0, (area / ratio) ** 0.5) * height
-    left, top = dice.uniform(0, width - across), dice.uniform(0, height - down)
-    part = picture.resize(
-        (IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BICUBIC, box=(left, top, left + across, top + down)
-    )
-    if dice.random() < 0.5:
-        part = part.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    part = ImageEnhance.Brightness(part).enhance(dice.uniform(0.8, 1.2))
-    return ImageEnhance.Color(part).enhance(dice.uniform(0.8, 1.2))
+    across, down = min(1.0, (area * ratio) ** 0.5), min(1.0, (area / ratio) ** 0.5)
+    left, top = dice.uniform(0, 1 - across), dice.uniform(0, 1 - down)
+    return View(left, top, across, down, dice.random() < 0.5, dice.uniform(0.7, 1.3), dice.uniform(0.5, 1.5))
 
 
 def scaled(

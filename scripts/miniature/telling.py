@@ -5,13 +5,14 @@ stand in every step, so that the miniature keeps both worlds and reads more than
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
@@ -52,9 +53,12 @@ WORDS_WEIGHT = 0.02
 
 @dataclass(frozen=True)
 class Lesson:
-    """What a step reads and is to say: for each row vision tokens, a prompt, captions, and what each caption counts."""
+    """What a step reads and is to say: for each row vision tokens, a prompt, captions, and what each caption counts.
 
-    tokens: Float[Tensor, "row token width"]
+    Where the vision tower learns along, pixels stand in place of its tokens.
+    """
+
+    shown: Float[Tensor, "row ..."]
     prompts: Prompts
     captions: PackedCaptions
     weights: Float[Tensor, " target"]
@@ -83,7 +87,7 @@ def learn_to_tell(
         return lesson(model, processor, parts + scene_parts(look, step, seed))
 
     def loss(lesson: Lesson) -> Tensor:
-        queries = gathered(model, lesson.tokens)
+        queries = gathered(model, lesson.shown)
         captioned = lesson.captions_of[: PHOTOS_PER_STEP + SCENES_PER_STEP]
         named = torch.stack([named_in(captions, words) for captions in captioned])
         found = reader(queries[: len(named)].float(), named)
@@ -108,7 +112,7 @@ def telling_weights(model: Blip2) -> list[torch.nn.Parameter]:
 class Part:
     """Rows of one kind in a lesson, which together count `weight`."""
 
-    tokens: Float[Tensor, "row token width"]
+    shown: Float[Tensor, "row ..."]
     prompts: Sequence[str]
     captions: Sequence[Sequence[str]]
     weight: float
@@ -124,9 +128,9 @@ def lesson(model: Blip2, processor: Processor, parts: Sequence[Part]) -> Lesson:
         weights += [part.weight / sum(counts)] * sum(counts)
         rows += encoded
     prompts = prompts_of(processor, [prompt for part in parts for prompt in part.prompts])
-    tokens = torch.cat([part.tokens for part in parts])
+    shown = torch.cat([part.shown for part in parts])
     texts = [captions for part in parts for captions in part.captions]
-    return Lesson(tokens, prompts, pack(rows, model.config, prompts), torch.tensor(weights), texts)
+    return Lesson(shown, prompts, pack(rows, model.config, prompts), torch.tensor(weights), texts)
 
 
 def _encoded(model: Blip2, processor: Processor, captions: Sequence[str]) -> list[TokenIds]:
@@ -138,7 +142,7 @@ def prompts_of(processor: Processor, texts: Sequence[str]) -> Prompts:
     return stacked([encode_prompt(processor, text) for text in texts], pad_id=0)
 
 
-def scene_parts(look: Look, step: int, seed: int) -> list[Part]:
+def scene_parts(look: Callable[[Sequence[Image.Image]], Tensor], step: int, seed: int) -> list[Part]:
     """Training scenes with their terse captions, and others with questions and answers."""
     told = [draw_scene(seed, "train", step * SCENES_PER_STEP + number) for number in range(SCENES_PER_STEP)]
     questions: list[tuple[Scene, str, str]] = []
@@ -149,11 +153,11 @@ def scene_parts(look: Look, step: int, seed: int) -> list[Part]:
         questions += [(scene, question.prompt, question.answers[0]) for question in known[:2]]
         number += 1
     questions = questions[:ASKED_PER_STEP]
-    tokens = look([draw(scene, IMAGE_SIZE) for scene in [*told, *(scene for scene, _, _ in questions)]])
+    shown = look([draw(scene, IMAGE_SIZE) for scene in [*told, *(scene for scene, _, _ in questions)]])
     return [
-        Part(tokens[: len(told)], [PROMPT] * len(told), [wording.terse(scene) for scene in told], SCENES_WEIGHT),
+        Part(shown[: len(told)], [PROMPT] * len(told), [wording.terse(scene) for scene in told], SCENES_WEIGHT),
         Part(
-            tokens[len(told) :],
+            shown[len(told) :],
             [prompt for _, prompt, _ in questions],
             [[answer] for _, _, answer in questions],
             QUESTIONS_WEIGHT,
@@ -173,13 +177,15 @@ def gathered(model: Blip2, tokens: Float[Tensor, "row token width"]) -> Float[Te
         return model.qformer(query_embeds=queries, encoder_hidden_states=tokens).last_hidden_state
 
 
-def costs(model: Blip2, lesson: Lesson, queries: Float[Tensor, "row query width"]) -> Float[Tensor, " target"]:
+def costs(
+    model: Blip2, lesson: Lesson, queries: Float[Tensor, "row query width"], *, smoothing: float = 0.0
+) -> Float[Tensor, " target"]:
     """Negative log-likelihood of each caption token, in nats, from what the Q-Former `gathered`."""
     with torch.autocast("cpu", torch.bfloat16):
         context = context_of(model, queries, Cut.QFORMER, lesson.prompts)
         states = target_states(model, context, lesson.captions)
     logits: Any = model.get_output_embeddings()(states.float())
-    return functional.cross_entropy(logits, lesson.captions.targets, reduction="none")
+    return functional.cross_entropy(logits, lesson.captions.targets, reduction="none", label_smoothing=smoothing)
 
 
 def photos_of(step: int, photos: int, seed: int) -> list[int]:

@@ -36,5 +36,18 @@ class WordReader(torch.nn.Module):
 
     def forward(self, vectors: Float[Tensor, "photo vector width"], named: Float[Tensor, "photo word"]) -> Tensor:
         """Negative log-likelihood of the photo's words and of the absence of the others, in nats a photo."""
-        absence = functional.softplus(self.detectors(vectors)).sum(1).clamp(min=1e-4)  # −log P(no vector has it)
+        absence = self.found(vectors)
         return (named * -torch.log(-torch.expm1(-absence)) + (1 - named) * absence).sum(1).mean()
+
+    def found(self, vectors: Float[Tensor, "photo vector width"]) -> Float[Tensor, "photo word"]:
+        """How surely each word is there: minus the logarithm of the probability that no vector has it."""
+        return functional.softplus(self.detectors(vectors)).sum(1).clamp(min=1e-4)
+
+
+def average_precision(found: Float[Tensor, "photo word"], named: Float[Tensor, "photo word"]) -> float:
+    """Mean over the words that some photo has: the precision at each photo that has it, surest photos first."""
+    order = found.argsort(dim=0, descending=True)
+    right = named.gather(0, order)
+    precision = right.cumsum(0) / torch.arange(1, len(named) + 1)[:, None]
+    counts = named.sum(0)
+    return float(((precision * right).sum(0) / counts)[counts > 0].mean())

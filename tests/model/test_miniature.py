@@ -124,7 +124,7 @@ def test_it_captions_new_scenes(model: Blip2ForConditionalGeneration, processor:
     of_the_next = [
         caption in wording.terse(scene) for caption, scene in zip(captions, scenes[1:] + scenes[:1], strict=True)
     ]
-    assert sum(exact) >= 0.1 * len(scenes)
+    assert sum(exact) >= 0.5 * len(scenes)
     assert sum(of_the_next) == 0
 
 
@@ -140,8 +140,8 @@ def test_it_tells_photos_apart(flickr8k: Path, model: Blip2ForConditionalGenerat
 
     captions, references = dict(zip(names, said, strict=True)), References(told)
     own, others = cider_of(captions, references), cider_of(shuffled(captions, seed=0), references)
-    assert own > 0.2
-    assert own > 2.5 * others
+    assert own > 0.25
+    assert own > 3 * others
 
 
 def captions_of(
