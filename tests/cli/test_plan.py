@@ -48,7 +48,10 @@ def test_no_commit_is_told_where_none_is_known(mine: Path, capsys: pytest.Captur
 
 
 def test_a_device_too_small_for_the_whole_model_is_told_how_to_caption(mine: Path, capsys: pytest.CaptureFixture[str]):
-    assert status_of("plan", mine, "--gpu-memory", "1MB") == 0
+    told = plan(recipe.load(str(mine))).to_json()
+    told |= {"captioning_bytes": told["limit_bytes"] + 1, "captioning_precision": None}
+
+    tables.print_plan(told, recipe="mine.toml")
 
     assert "Give evaluate and caption --device cpu, which is slow." in capsys.readouterr().out
 

@@ -113,6 +113,6 @@ def test_no_statistics_at_all_score_zero():
 def test_an_answer_of_the_wrong_length_is_an_error(tmp_path: Path):
     fake = CaptionScorer(write_fake_java(tmp_path, "read request; printf '=1\\n=0.5\\n'; exec sleep 60"))
 
-    with pytest.raises(ScorerError, match="METEOR answered 1 lines for 1 captions"):
+    with pytest.raises(ScorerError, match="METEOR answered 1 line for 1 caption"):
         meteor(["a dog"], References({"1": ["a dog"]}), fake)
     fake.close()

@@ -118,7 +118,7 @@ def test_both_come_with_intervals_under_their_names():
 
 
 def test_a_missing_prediction_is_refused_by_name():
-    with pytest.raises(DataError, match=r"1 images have no prediction \(b/side first\), 0 predictions"):
+    with pytest.raises(DataError, match=r"1 image has no prediction \(b/side first\), 0 predictions"):
         answers_scored({row: text for row, text in PREDICTIONS.items() if row != "b/side"}, ANSWERS)
 
 

@@ -85,7 +85,7 @@ def test_of_a_hub_name_the_configuration_alone_is_enough_where_no_more_is_asked_
 
     found = checkpoint.find("some/base", only_config=True)
 
-    assert found == checkpoint.Checkpoint("some/base", None, snapshot, on_hub=True)
+    assert found == checkpoint.Checkpoint("some/base", "0123abc", snapshot, on_hub=True)
 
 
 def test_a_name_that_no_hub_would_take_is_refused():
@@ -173,7 +173,7 @@ def test_a_folder_without_weights_is_refused(copy: Path):
 def test_a_missing_weight_is_named(copy: Path):
     rewrite_tensors(copy / "model.safetensors", lambda tensors: tensors.pop("query_tokens"))
 
-    with pytest.raises(CheckpointError, match="1 weights are missing or of another shape, query_tokens first"):
+    with pytest.raises(CheckpointError, match="1 weight is missing or of another shape, query_tokens first"):
         load(copy)
 
 
