@@ -7,15 +7,10 @@ from typing import Any
 
 import pytest
 
-from captioncrafter.cli import main, tables
+from captioncrafter.cli import tables
+from command_line import status_of
 
 CAPTIONS = [f"a {animal} in the {place}" for animal in ("dog", "cat", "man") for place in ("park", "street", "lake")]
-
-
-def status_of(*words: str | Path) -> int | str | None:
-    with pytest.raises(SystemExit) as ended:
-        main([str(word) for word in words])
-    return ended.value.code
 
 
 @pytest.fixture

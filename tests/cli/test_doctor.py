@@ -7,15 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from captioncrafter.cli import main
 from captioncrafter.stages import doctor
+from command_line import status_of
 from tiny import write_tiny_dataset
-
-
-def status_of(*words: str | Path) -> int | str | None:
-    with pytest.raises(SystemExit) as ended:
-        main([str(word) for word in words])
-    return ended.value.code
 
 
 @pytest.fixture

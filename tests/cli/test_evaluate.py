@@ -5,14 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from captioncrafter.cli import main
+from command_line import status_of
 from tiny import captions_of_picture
-
-
-def status_of(*words: str | Path) -> int | str | None:
-    with pytest.raises(SystemExit) as ended:
-        main([str(word) for word in words])
-    return ended.value.code
 
 
 @pytest.fixture

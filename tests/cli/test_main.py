@@ -8,17 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from captioncrafter.cli import main
 from captioncrafter.stages.train import train
+from command_line import status_of
 from tiny import picture, tiny_recipe, write_tiny_dataset
 
 VERBS = ("quickstart", "prepare", "plan", "train", "evaluate", "compare", "caption", "report", "export", "doctor")
-
-
-def status_of(*words: str | Path) -> int | str | None:
-    with pytest.raises(SystemExit) as ended:
-        main([str(word) for word in words])
-    return ended.value.code
 
 
 @pytest.fixture(scope="module")

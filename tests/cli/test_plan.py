@@ -6,15 +6,10 @@ from pathlib import Path
 import pytest
 
 from captioncrafter import recipe
-from captioncrafter.cli import main, tables
+from captioncrafter.cli import tables
 from captioncrafter.stages.plan import plan
+from command_line import status_of
 from tiny import write_tiny_dataset
-
-
-def status_of(*words: str | Path) -> int | str | None:
-    with pytest.raises(SystemExit) as ended:
-        main([str(word) for word in words])
-    return ended.value.code
 
 
 @pytest.fixture
