@@ -13,7 +13,7 @@ from captioncrafter.report.export_card import merged_card, plain_adapter_card, r
 
 HUB = Checkpoint("Salesforce/blip2-flan-t5-xl", "abc", Path("unused"), on_hub=True)
 OTHER = Checkpoint("someone/copy", "def", Path("unused"), on_hub=True)
-FOLDER = Checkpoint("/home/someone/blip2", None, Path("unused"))
+FOLDER = Checkpoint("/data/blip2", None, Path("unused"))
 MINIATURE = Checkpoint("miniature", None, Path("unused"))
 CARD = """\
 ---
@@ -108,12 +108,12 @@ def test_an_adapter_without_a_card_gives_a_model_with_one():
 def test_a_base_in_a_folder_is_named_without_its_path():
     card = merged_card(CARD, FOLDER, prompt="a photo of", decoding=Decoding(), dtype="bfloat16")
 
-    assert "/home/someone" not in card
+    assert "/data/blip2" not in card
     assert "base_model" not in ModelCard(card).data.to_dict()
 
 
 def test_another_name_for_the_base_stands_wherever_the_old_one_did():
-    card = ModelCard(renamed_base(CARD, "/home/someone/blip2", HUB))
+    card = ModelCard(renamed_base(CARD, "/data/blip2", HUB))
 
     assert card.data.to_dict()["base_model"] == "Salesforce/blip2-flan-t5-xl"
     assert "base = 'Salesforce/blip2-flan-t5-xl'" in card.text
