@@ -57,7 +57,7 @@ def test_an_image_that_is_not_a_number_stops_the_run_by_step_and_name(course: Co
 
     assert trial.first.status == 1, trial.first.said
     assert "the loss is nan" in trial.first.said and "picture-9.png" in trial.first.said
-    assert "There was no checkpoint yet. --resume --on-nonfinite skip goes on" in trial.first.said
+    assert "No step was done before it. --resume --on-nonfinite skip goes on" in trial.first.said
     assert trial.second.status == 1 and trial.complaints() == [], "the same fault again, not a way around it"
     for file in out.rglob("*.safetensors"):
         assert all(np.isfinite(tensor).all() for tensor in load_file(file).values()), file

@@ -49,10 +49,31 @@ def test_a_step_that_is_not_finite_stops_the_run_and_names_step_and_images(start
         fit(start, tmp_path, source=with_a_bad_image(start), before=tuned.append, **EACH)
 
     assert start.images.names[bad_image(start)] in str(raised.value)
-    assert f"The last good state is kept in {tmp_path / 'checkpoints' / 'step-000001'}" in str(raised.value)
+    assert f"The state before it is kept in {tmp_path / 'checkpoints' / 'step-000001'}" in str(raised.value)
     assert [path.name for path in tmp_path.glob("checkpoints/*")] == ["step-000001"]
     assert equal(lora.trainable(tuned[0]), weights_after(tmp_path, 1))
     assert all(tensor.isfinite().all() for tensor in weights_after(tmp_path, 1).values())
+
+
+def test_the_state_before_a_step_that_is_not_finite_is_kept_where_no_checkpoint_was_due(
+    start: Beginning, tmp_path: Path
+):
+    bad = with_a_bad_image(start)
+    fit(start, tmp_path / "whole", source=bad, on_nonfinite="skip")
+
+    with pytest.raises(CaptionCrafterError, match="The state before it is kept in"):
+        fit(start, tmp_path / "stopped", source=bad)
+    assert progress_after(tmp_path / "stopped", 1)["step"] == 1
+    fit(start, tmp_path / "stopped", source=bad, on_nonfinite="skip")
+
+    assert_same_end(tmp_path / "stopped", tmp_path / "whole")
+
+
+def test_a_state_that_cannot_be_kept_hides_nothing_of_why_the_run_stops(start: Beginning, tmp_path: Path):
+    (tmp_path / "checkpoints").write_text("in the way")
+
+    with pytest.raises(CaptionCrafterError, match=r"step 2: the loss is nan .*could not be written .*none was before"):
+        fit(start, tmp_path, source=with_a_bad_image(start))
 
 
 def test_a_step_that_is_not_finite_can_be_set_aside(

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from captioncrafter.training.feed import FeatureSource
 from captioncrafter.training.processes import Processes
 from captioncrafter.training.step import Stepper
 from trainees import (
@@ -147,15 +148,21 @@ def test_the_rate_is_that_of_the_step(start: Beginning, make_stepper: MakeSteppe
     assert equal(weights(stepper), before)
 
 
-@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_a_step_that_is_not_finite_changes_nothing(start: Beginning, make_stepper: MakeStepper, bad: float):
+def spoiling(start: Beginning, bad: float) -> FeatureSource:
+    """The features of `start`, with a `bad` number in the second step."""
+
     def source(images: Sequence[int], *, step: int) -> Tensor:
         features = start.source(images, step=step).clone()
         if step == 1:
             features[0, 0, 0] = bad
         return features
 
-    stepper = make_stepper(start, size=2, source=source)
+    return source
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_step_that_is_not_finite_changes_nothing(start: Beginning, make_stepper: MakeStepper, bad: float):
+    stepper = make_stepper(start, size=2, source=spoiling(start, bad))
     assert bool(stepper.update(0, RATE).finite)
     before = weights(stepper)
     moments = {
@@ -169,6 +176,20 @@ def test_a_step_that_is_not_finite_changes_nothing(start: Beginning, make_steppe
     assert equal(weights(stepper), before)
     assert all(equal(stepper.optimizer.state[p], moments[name]) for name, p in stepper.parameters.items())
     assert bool(stepper.update(2, RATE).finite)
+
+
+@pytest.mark.parametrize(("on_nonfinite", "goes_on"), [("stop", False), ("skip", True)])
+def test_no_step_after_one_that_stops_the_run_changes_anything(
+    start: Beginning, make_stepper: MakeStepper, on_nonfinite: str, goes_on: bool
+):
+    stepper = make_stepper(start, size=2, source=spoiling(start, float("nan")), on_nonfinite=on_nonfinite)
+    stepper.update(0, RATE)
+    before = weights(stepper)
+
+    stepper.update(1, RATE)
+    stepper.update(2, RATE)
+
+    assert equal(weights(stepper), before) is not goes_on
 
 
 def test_the_norm_is_that_before_clipping_and_clipping_makes_it_the_recipe_s(

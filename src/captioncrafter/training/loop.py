@@ -181,6 +181,7 @@ class _Loop:
                 self.progress = replace(self.progress, skipped=self.progress.skipped + 1)
                 events.warn(self._nonfinite(update) + " Set aside; the weights are as before it.")
             else:
+                self.progress = replace(self.progress, step=update.step)
                 raise CaptionCrafterError(
                     f"{self._nonfinite(update)} {self._kept()} --resume --on-nonfinite skip goes on and sets such "
                     "steps aside. The usual cure is a lower training.learning_rate, in a run of its own (--out)."
@@ -195,8 +196,16 @@ class _Loop:
         )
 
     def _kept(self) -> str:
-        newest = checkpoint.newest_good(self.run.path / runs.CHECKPOINTS)
-        return f"The last good state is kept in {newest}." if newest else "There was no checkpoint yet."
+        """Writes the state before the step that was not finite, which the weights still have; says where it is."""
+        if self.progress.step == 0:
+            return "No step was done before it."
+        try:
+            self._write_checkpoint()
+        except OSError as error:
+            newest = checkpoint.newest_good(self.run.path / runs.CHECKPOINTS)
+            instead = f"the newest that was is {newest}." if newest else "none was before."
+            return f"The state before it could not be written ({error}); {instead}"
+        return f"The state before it is kept in {checkpoint.newest_good(self.run.path / runs.CHECKPOINTS)}."
 
     def _stop_if_asked(self, stop: guard.StopRequest) -> None:
         several_gpus = self.processes.world > 1 and self.trainee.device.type != "cpu"
@@ -238,6 +247,9 @@ class _Loop:
     def _save(self) -> None:
         """A checkpoint of where the run stands, unless what led here turns out not to be finite."""
         self._check()
+        self._write_checkpoint()
+
+    def _write_checkpoint(self) -> None:
         self.progress = replace(self.progress, window=self.journal.window.to_json(), halvings=self.stepper.halvings)
         if self.processes.is_main:
             checkpoint.save(

@@ -47,6 +47,7 @@ class Stepper:
         self.parameters = lora.trainable(tuned)
         self.optimizer = optimizer.adamw(self.parameters.values(), self.training)
         self.halvings = 0
+        self.sound = torch.ones((), dtype=torch.bool, device=device)
 
     @property
     def images_per_batch(self) -> int:
@@ -54,7 +55,11 @@ class Stepper:
         return max(1, self.training.images_per_batch >> self.halvings)
 
     def update(self, step: int, rate: float) -> Update:
-        """Step number `step` (from 0) at learning rate `rate`; the weights stay as they are where it is not finite."""
+        """Step number `step` (from 0) at learning rate `rate`; the weights stay as they are where it is not finite.
+
+        Where such a step is to stop the run, they stay as they are in the steps after it as well, which a device may
+        have begun before the first one is looked at.
+        """
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         chosen = self.feed.schedule.images_of(step)
@@ -63,7 +68,9 @@ class Stepper:
         loss = self.processes.sum_gradients(self.parameters.values(), loss)
         norm = optimizer.clipped(self.parameters.values(), self.training.max_grad_norm)
         finite = norm.isfinite() & loss.isfinite()
-        optimizer.update_if(self.optimizer, finite)
+        stops = self.training.on_nonfinite == "stop"
+        self.sound = finite & self.sound if stops else finite
+        optimizer.update_if(self.optimizer, self.sound)
         captions = sum(len(self.feed.images.captions[image]) for image in chosen)
         return Update(step, loss, norm, finite, tokens, captions)
 
