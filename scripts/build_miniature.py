@@ -79,7 +79,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--photos", type=Path, required=True, help="a dataset that `captioncrafter prepare` wrote")
     parser.add_argument("--out", type=Path, required=True, help="folder for the finished checkpoint")
     parser.add_argument("--work", type=Path, default=Path("build/miniature"), help="folder for unfinished training")
-    parser.add_argument("--seeing-steps", type=int, default=5600, help="steps of the first stage, 64 photos each")
+    parser.add_argument("--seeing-steps", type=int, default=6000, help="steps of the first stage, 64 photos each")
     parser.add_argument("--seeing-rate", type=float, default=1e-3, help="peak learning rate of the first stage")
     parser.add_argument("--views", type=int, default=4, help="views of each photo that the second stage reads")
     parser.add_argument("--telling-steps", type=int, default=4500, help="steps of the second stage, 8 photos each")

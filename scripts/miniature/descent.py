@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -12,24 +12,29 @@ import torch
 from captioncrafter.data.ahead import computed_ahead
 
 KEEP_EVERY = 200
+WEIGHT_DECAY = 0.05
 
 Batch = TypeVar("Batch")
+
+Group = dict[str, Any]
+"""Weights as `params`, and their peak rate as `peak`."""
 
 
 @dataclass(frozen=True)
 class Stage(Generic[Batch]):
     """What is trained, at which peak rates, on what, for how many steps; `batch` gives the data of a step.
 
-    How it does is looked at every `look_every` steps, and at the end.
+    `groups` learn by AdamW, `matrices` by Muon. How it does is looked at every `look_every` steps, and at the end.
     """
 
     name: str
     steps: int
     learner: torch.nn.Module
-    groups: list[dict[str, Any]]
+    groups: Sequence[Group]
     batch: Callable[[int], Batch]
     loss: Callable[[Batch], torch.Tensor]
     look_every: int
+    matrices: Sequence[Group] = ()
 
 
 def descend(stage: Stage[Batch], seed: int, checkpoint: Path, look: Callable[[], None] = lambda: None) -> None:
@@ -37,28 +42,41 @@ def descend(stage: Stage[Batch], seed: int, checkpoint: Path, look: Callable[[],
 
     Raises `SystemExit` when the checkpoint is of another training.
     """
-    optimizer = torch.optim.AdamW(stage.groups, betas=(0.9, 0.98), weight_decay=0.05)
-    identity = {"stage": stage.name, "steps": stage.steps, "peaks": [group["peak"] for group in stage.groups]}
-    identity["seed"] = seed
-    first = _restore(stage.learner, optimizer, identity, checkpoint)
+    optimizers = _optimizers(stage)
+    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+    identity = {"stage": stage.name, "steps": stage.steps, "peaks": [group["peak"] for group in groups], "seed": seed}
+    first = _restore(stage.learner, optimizers, identity, checkpoint)
     started, since = time.monotonic(), []
     for step, data in enumerate(computed_ahead(stage.batch, range(first, stage.steps), ahead=1), start=first):
-        for group in optimizer.param_groups:
+        for group in groups:
             group["lr"] = group["peak"] * _rate(step, stage.steps)
         loss = stage.loss(data)
-        optimizer.zero_grad()
+        stage.learner.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(stage.learner.parameters(), 1.0)
-        optimizer.step()
+        for optimizer in optimizers:
+            optimizer.step()
         since.append(loss.item())
         if (step + 1) % 50 == 0:
             minutes, mean = (time.monotonic() - started) / 60, sum(since) / len(since)
             print(f"{stage.name} {step + 1}/{stage.steps}  loss {mean:.3f}  {minutes:.1f} min", flush=True)
             since.clear()
         if (step + 1) % KEEP_EVERY == 0 or step + 1 == stage.steps:
-            _keep(stage.learner, optimizer, identity, step + 1, checkpoint)
+            _keep(stage.learner, optimizers, identity, step + 1, checkpoint)
         if (step + 1) % stage.look_every == 0 or step + 1 == stage.steps:
             look()
+
+
+def _optimizers(stage: Stage[Any]) -> list[torch.optim.Optimizer]:
+    """Muon (Jordan et al., 2024), with steps as long as AdamW's (Liu et al., 2025), took a third fewer to see alike."""
+    optimizers: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW(list(stage.groups), betas=(0.9, 0.98), weight_decay=WEIGHT_DECAY)
+    ]
+    if stage.matrices:
+        optimizers.append(
+            torch.optim.Muon(list(stage.matrices), weight_decay=WEIGHT_DECAY, adjust_lr_fn="match_rms_adamw")
+        )
+    return optimizers
 
 
 def _rate(step: int, steps: int) -> float:
@@ -67,7 +85,7 @@ def _rate(step: int, steps: int) -> float:
 
 
 def _restore(
-    learner: torch.nn.Module, optimizer: torch.optim.Optimizer, identity: dict[str, Any], checkpoint: Path
+    learner: torch.nn.Module, optimizers: Sequence[torch.optim.Optimizer], identity: dict[str, Any], checkpoint: Path
 ) -> int:
     if not checkpoint.exists():
         return 0
@@ -75,13 +93,14 @@ def _restore(
     if state["identity"] != identity:
         raise SystemExit(f"{checkpoint} is of {state['identity']}: remove it, or give the same options.")
     learner.load_state_dict(state["learner"])
-    optimizer.load_state_dict(state["optimizer"])
+    for optimizer, known in zip(optimizers, state["optimizers"], strict=True):
+        optimizer.load_state_dict(known)
     return state["step"]
 
 
 def _keep(
     learner: torch.nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizers: Sequence[torch.optim.Optimizer],
     identity: dict[str, Any],
     step: int,
     checkpoint: Path,
@@ -91,7 +110,7 @@ def _keep(
         "identity": identity,
         "step": step,
         "learner": learner.state_dict(),
-        "optimizer": optimizer.state_dict(),
+        "optimizers": [optimizer.state_dict() for optimizer in optimizers],
     }
     torch.save(state, checkpoint.with_suffix(".tmp"))
     checkpoint.with_suffix(".tmp").replace(checkpoint)

@@ -32,6 +32,10 @@ WHOLE_WEIGHT, HINT_WEIGHT, CLASSES_WEIGHT, WORDS_WEIGHT, SHAPES_WEIGHT = 0.2, 0.
 """Of the losses beside the one that counts, which is how far the patches are from the teacher's places."""
 
 
+MATRICES_RATE = 3.0
+"""Times the rate of other weights, with which the tower's matrices learn."""
+
+
 @dataclass(frozen=True)
 class _Batch:
     pixels: Float[Tensor, "picture channel y x"]
@@ -115,9 +119,12 @@ def learn_to_see(
         )
 
     model.eval()
-    groups = [{"params": list(learner.parameters()), "peak": rate}]
+    matrices = [weight for weight in model.vision_model.encoder.parameters() if weight.ndim == 2]
+    known = {id(weight) for weight in matrices}
+    groups = [{"params": [weight for weight in learner.parameters() if id(weight) not in known], "peak": rate}]
+    turned = [{"params": matrices, "peak": MATRICES_RATE * rate}]
     with eager_attention(model):
-        descend(Stage("seeing", steps, learner, groups, batch, loss, look_every=500), seed, checkpoint, look)
+        descend(Stage("seeing", steps, learner, groups, batch, loss, 500, turned), seed, checkpoint, look)
 
 
 def patch_over(pixels: Float[Tensor, "photo channel y x"], seen: Seen, dice: random.Random) -> None:
