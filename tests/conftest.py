@@ -1,6 +1,8 @@
 """What every test shares: offline, shapes checked, and tiny BLIP-2 checkpoints in the hub's layout."""
 
 import os
+import subprocess
+import sys
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -95,3 +97,25 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]):
             report.outcome = "failed"
             report.longrepr = f"{item.nodeid}: skipped for a reason that {ALLOWED_SKIPS.name} does not list: {reason}"
     return report
+
+
+@pytest.fixture
+def synced(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """What is synced to disk, in order; Linux tells which file a descriptor is."""
+    found: list[Path] = []
+    sync = os.fsync
+
+    def note_and_sync(descriptor: int) -> None:
+        found.append(Path(f"/proc/self/fd/{descriptor}").readlink())
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", note_and_sync)
+    return found
+
+
+@pytest.fixture
+def ended() -> int:
+    """The id of a process that has ended."""
+    process = subprocess.Popen([sys.executable, "-S", "-c", ""])
+    process.wait()
+    return process.pid

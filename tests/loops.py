@@ -9,7 +9,7 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from captioncrafter import runs
+from captioncrafter import runs, storage
 from captioncrafter.model import lora
 from captioncrafter.model.stock import Tuned
 from captioncrafter.training import loop
@@ -78,7 +78,7 @@ def fit(
 
 
 def save_weights(tuned: Tuned, folder: Path) -> None:
-    with runs.replacing_folder(folder) as temporary:
+    with storage.replacing_folder(folder) as temporary:
         save_file({name: p.detach() for name, p in lora.trainable(tuned).items()}, temporary / "weights.safetensors")
 
 

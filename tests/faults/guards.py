@@ -102,11 +102,11 @@ def _() -> None:
 
 @removal("files are written beside and renamed")
 def _() -> None:
-    from captioncrafter import runs
+    from captioncrafter import storage
 
     @contextlib.contextmanager
     def in_place(path: Any) -> Iterator[Any]:
         path.mkdir(parents=True, exist_ok=True)
         yield path
 
-    runs.replacing_folder = in_place
+    storage.replacing_folder = in_place

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from captioncrafter import recipe, runs
+from captioncrafter import recipe, runs, storage
 from captioncrafter.errors import CaptionCrafterError, DataError, InputError
 from captioncrafter.stages import run_start
 from captioncrafter.stages.train import train
@@ -23,9 +23,9 @@ def stop_at_the_first_step(options: recipe.Recipe, out: Path) -> None:
     broken = options.model_copy(update={"training": options.training.model_copy(update={"learning_rate": 1e30})})
     with pytest.raises(CaptionCrafterError, match="the loss is"):
         train(broken, out)
-    written = runs.read_json(out / runs.RECIPE)
+    written = storage.read_json(out / runs.RECIPE)
     written["training"]["learning_rate"] = options.training.learning_rate
-    runs.write_json(out / runs.RECIPE, written)
+    storage.write_json(out / runs.RECIPE, written)
 
 
 def test_a_command_that_failed_before_the_first_step_can_be_given_again(options: recipe.Recipe, tmp_path: Path):
@@ -65,7 +65,7 @@ def test_the_run_can_be_used_from_another_folder(
 
     train(tiny_recipe(tiny_checkpoint, Path("data")), tmp_path / "run")
 
-    assert runs.read_json(tmp_path / "run" / runs.RECIPE)["data"]["path"] == str(tmp_path / "data")
+    assert storage.read_json(tmp_path / "run" / runs.RECIPE)["data"]["path"] == str(tmp_path / "data")
 
 
 def test_a_run_that_stopped_at_a_step_that_is_not_finite_may_go_on_past_it(options: recipe.Recipe, tmp_path: Path):
@@ -112,7 +112,7 @@ def test_another_kind_of_adapter_cannot_be_branched_off(
     options: recipe.Recipe, tmp_path: Path, change: dict[str, Any], told: str
 ):
     write_tiny_dataset(tmp_path / "data")
-    runs.write_json(tmp_path / "run" / runs.RECIPE, options.model_dump(mode="json"))
+    storage.write_json(tmp_path / "run" / runs.RECIPE, options.model_dump(mode="json"))
     other = options.model_copy(update={"lora": options.lora.model_copy(update=change)})
 
     with pytest.raises(InputError, match=rf"{told}\nTake over its \[lora\] to start from its weights"):
@@ -125,7 +125,7 @@ def test_a_branch_is_offered_only_where_the_adapter_would_fit(
 ):
     write_tiny_dataset(tmp_path / "data")
     begun = run_start.located(options).model_dump(mode="json")
-    runs.write_json(tmp_path / "run" / runs.RECIPE, begun)
+    storage.write_json(tmp_path / "run" / runs.RECIPE, begun)
 
     with pytest.raises(InputError, match="holds a run of another recipe") as refused:
         train(options.model_copy(update=change), tmp_path / "run", resume=True)

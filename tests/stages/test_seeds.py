@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from captioncrafter import recipe, runs
+from captioncrafter import recipe, runs, storage
 from captioncrafter.errors import InputError
 from captioncrafter.stages.seeds import train_seeds
 from captioncrafter.training.loop import FitResult
@@ -31,7 +31,7 @@ def test_each_seed_has_a_run_of_its_own_and_mean_and_deviation_are_told(options:
     ciders = [found.runs[seed].best_cider for seed in (3, 4)]
     assert (found.mean_cider, found.sd_cider) == (statistics.mean(ciders), statistics.stdev(ciders))
     assert [runs.Run(tmp_path / f"seed-{seed}").recipe()["seed"] for seed in (3, 4)] == [3, 4]
-    assert runs.read_json(tmp_path / "seeds.json")["mean_cider"] == found.mean_cider
+    assert storage.read_json(tmp_path / "seeds.json")["mean_cider"] == found.mean_cider
 
 
 def test_finished_seeds_are_not_trained_again(

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from captioncrafter import recipe, runs
+from captioncrafter import recipe, runs, storage
 from captioncrafter.errors import DataError, InputError, PreflightError, RecipeError
 from captioncrafter.stages.train import train
 from tiny import picture, tiny_recipe, without_key, write_tiny_checkpoint, write_tiny_dataset
@@ -143,7 +143,7 @@ def test_a_run_of_another_recipe_is_refused_with_the_differences(file: Path, fin
 
 def test_an_unfinished_run_is_gone_on_with_only_when_asked(file: Path, tmp_path: Path):
     options = recipe.load(str(file))
-    runs.write_json(tmp_path / "run" / runs.RECIPE, options.model_dump(mode="json"))
+    storage.write_json(tmp_path / "run" / runs.RECIPE, options.model_dump(mode="json"))
 
     with pytest.raises(InputError, match=r"an unfinished run is already there\. Go on with --resume"):
         train(options, tmp_path / "run")
@@ -240,4 +240,4 @@ def test_captions_that_are_nothing_but_punctuation_are_left_out_and_counted(tiny
 
     train(tiny_recipe(tiny_checkpoint, tmp_path / "dotted"), tmp_path / "run")
 
-    assert runs.read_json(tmp_path / "run" / runs.MANIFEST)["captions_without_words"] == 6
+    assert storage.read_json(tmp_path / "run" / runs.MANIFEST)["captions_without_words"] == 6

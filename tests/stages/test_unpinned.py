@@ -6,7 +6,7 @@ from typing import NoReturn
 
 import pytest
 
-from captioncrafter import recipe, runs
+from captioncrafter import recipe, runs, storage
 from captioncrafter.generation.captioner import CAPTIONING
 from captioncrafter.model import checkpoint
 from captioncrafter.model.adapters import ADAPTER_CONFIG
@@ -50,7 +50,7 @@ def test_the_manifest_and_the_adapter_name_the_commit(
 
     run = runs.Run(tmp_path / "run")
     assert run.manifest()["checkpoint"]["revision"] == FIRST
-    told = [runs.read_json(run.adapter / name)["revision"] for name in (CAPTIONING, ADAPTER_CONFIG)]
+    told = [storage.read_json(run.adapter / name)["revision"] for name in (CAPTIONING, ADAPTER_CONFIG)]
     assert told == [FIRST, FIRST]
     assert f"revision='{FIRST}'" in (run.adapter / "README.md").read_text(encoding="utf-8")
     assert f"{NAME}: model.revision pins no commit; this is commit {FIRST}, which the run's" in capsys.readouterr().err
@@ -67,13 +67,13 @@ def test_a_run_goes_on_with_its_commit_after_the_hub_has_a_newer_one(
         interrupted.setattr("captioncrafter.training.loop.fit", _interrupted)
         train(options, tmp_path / "run")
     newer = Path(shutil.copytree(repository / "snapshots" / FIRST, repository / "snapshots" / NEWER))
-    runs.write_json(newer / "generation_config.json", {})
+    storage.write_json(newer / "generation_config.json", {})
     point_to(repository, NEWER)
 
     train(options, tmp_path / "run", resume=True)
 
     assert checkpoint.find(NAME).revision == NEWER
-    assert runs.read_json(tmp_path / "run" / "adapter" / CAPTIONING)["revision"] == FIRST
+    assert storage.read_json(tmp_path / "run" / "adapter" / CAPTIONING)["revision"] == FIRST
 
 
 def test_a_plan_tells_the_commit_and_that_no_revision_is_pinned(options: recipe.Recipe):

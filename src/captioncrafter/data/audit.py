@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import captioncrafter
-from captioncrafter import runs
+from captioncrafter import storage
 from captioncrafter.data.example import SPLITS, CaptionLine, SetAside, Source
 from captioncrafter.data.inspection import Inspected
 
@@ -95,7 +95,7 @@ def audit(
         licence=source.licence,
         source=str(path),
         image_folder=str(source.image_folder),
-        files={file.name: runs.sha256_of(file) for file in source.read_from},
+        files={file.name: storage.sha256_of(file) for file in source.read_from},
         splits_from=f"seed {seed}, by image" if drawn else source.splits_from,
         seed=seed if drawn else None,
         splits={name: _counts(splits.get(name, ())) for name in SPLITS},

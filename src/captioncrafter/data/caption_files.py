@@ -10,7 +10,7 @@ from typing import Any
 
 import datasets
 
-from captioncrafter import runs
+from captioncrafter import storage
 from captioncrafter.data.dataset import load_dataset_folder
 from captioncrafter.data.splits import SPLITS
 from captioncrafter.errors import DataError, counted
@@ -123,7 +123,7 @@ def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                 raise DataError(f"{path}, entry {number}: expected a JSON object, found {shortened(row)}.")
             yield f"entry {number}", row
         return
-    for number, row in runs.numbered_jsonl(path, text):
+    for number, row in storage.numbered_jsonl(path, text):
         yield f"line {number}", row
 
 

@@ -12,7 +12,7 @@ import datasets
 import pyarrow as pa
 import xxhash
 
-from captioncrafter import events, runs
+from captioncrafter import events, storage
 from captioncrafter.data.dataset import FEATURES, without_progress_bars
 from captioncrafter.data.images import image_hash, read_image_file
 from captioncrafter.data.inspection import Inspected
@@ -89,6 +89,6 @@ def _point_to(folder: Path, shards: Sequence[str], images: Iterable[Inspected]) 
     digest = xxhash.xxh3_64()
     for image in images:
         digest.update(f"{image.example.image_id}\0{image.content}\0{image.example.captions!r}\0".encode())
-    state = runs.read_json(folder / "state.json")
+    state = storage.read_json(folder / "state.json")
     state |= {"_data_files": [{"filename": name} for name in shards], "_fingerprint": digest.hexdigest()}
-    runs.write_json(folder / "state.json", state)
+    storage.write_json(folder / "state.json", state)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from captioncrafter import recipe, runs
+from captioncrafter import recipe, storage
 from captioncrafter.data.dataset import PROMPT, fingerprint, image_bytes, image_hashes, load_dataset_folder
 from captioncrafter.data.example import SPLITS
 from captioncrafter.data.images import decode_image
@@ -91,7 +91,7 @@ def load_splits(data: recipe.Data) -> dict[str, CaptionedImages]:
 
 def _datasets(data: recipe.Data) -> dict[str, "datasets.Dataset"]:
     if data.path is not None:
-        return load_dataset_folder(runs.user_path(data.path))
+        return load_dataset_folder(storage.user_path(data.path))
     if data.scenes is None:
         raise DataError(
             "the recipe names no data: give data.path (a folder that `captioncrafter prepare` wrote) or [data.scenes]."

@@ -5,7 +5,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from captioncrafter import runs
+from captioncrafter import storage
 from captioncrafter.errors import CheckpointError
 from captioncrafter.model import weights
 from captioncrafter.model.checkpoint import Checkpoint
@@ -49,7 +49,7 @@ def feature_key(
     """
     parts = parts_before(cut)
     _check_frozen_parts(checkpoint, parts)
-    config = runs.read_json(checkpoint.folder / "config.json")
+    config = storage.read_json(checkpoint.folder / "config.json")
     settings = processor.image_processor.to_dict()
     facts = {
         "format": _FORMAT,

@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from captioncrafter import events, runs
+from captioncrafter import events, storage
 from captioncrafter.errors import CheckpointError, DataError
 from captioncrafter.features.key import FeatureKey
 from captioncrafter.model import weights
@@ -57,8 +57,8 @@ class FeatureStore:
         """The store of `key` under `root`, empty when new. Parts that are not whole are left out, and it is said."""
         folder = root / "features" / key.digest
         if not (folder / "key.json").is_file():
-            runs.write_json(folder / "key.json", key.facts)
-        runs.recover_all(folder)
+            storage.write_json(folder / "key.json", key.facts)
+        storage.recover_all(folder)
         store = cls(folder)
         store.refresh()
         return store
@@ -111,7 +111,7 @@ class FeatureStore:
             raise DataError(f"features of image {bad} are beyond the range of {stored_as}: set features.dtype to auto.")
         hashes = [_row_hash(row) for row in rows.view(torch.uint8).numpy()]
         file = self.folder / f"{uuid.uuid4().hex}.safetensors"
-        with runs.replacing(file) as temporary:
+        with storage.replacing(file) as temporary:
             save_file(
                 {_TENSOR: rows}, temporary, metadata={"images": json.dumps(list(images)), "rows": json.dumps(hashes)}
             )

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from PIL import Image
 
-from captioncrafter import events, runs
+from captioncrafter import events, storage
 from captioncrafter.data.ahead import computed_ahead
 from captioncrafter.data.images import SUFFIXES, decode_image
 from captioncrafter.data.splits import CaptionedImage
@@ -53,7 +53,7 @@ def find_images(given: Sequence[str]) -> list[ImageFile]:
 
 
 def _paths(word: str) -> list[Path]:
-    path = runs.user_path(word)
+    path = storage.user_path(word)
     if path.is_file():
         return [path]
     if path.is_dir():
@@ -144,9 +144,9 @@ def read_finished(out: Path) -> frozenset[str]:
         return frozenset()
     content = out.read_bytes()  # not as text: the cut may go through a letter
     if content and not content.endswith(b"\n"):
-        with runs.replacing(out) as temporary:
+        with storage.replacing(out) as temporary:
             temporary.write_bytes(content[: content.rfind(b"\n") + 1])
-    return frozenset(str(row["image_id"]) for row in runs.read_jsonl(out) if "image_id" in row)
+    return frozenset(str(row["image_id"]) for row in storage.read_jsonl(out) if "image_id" in row)
 
 
 def prediction_line(image_id: str, caption: str) -> str:

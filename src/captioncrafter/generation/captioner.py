@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from captioncrafter import recipe, runs
+from captioncrafter import recipe, storage
 from captioncrafter.data.images import ImageLike, decode_image
 from captioncrafter.errors import CheckpointError, InputError
 from captioncrafter.features.extract import pixel_values
@@ -29,7 +29,7 @@ def write_captioning(
 ) -> None:
     """Writes `captioning.json` beside an adapter: what it must be used with to do what it was tuned for."""
     facts = {**base.describe(), "prompt": prompt, "precision": precision, "decoding": decoding.model_dump()}
-    runs.write_json(folder / CAPTIONING, facts)
+    storage.write_json(folder / CAPTIONING, facts)
 
 
 @dataclass(frozen=True)

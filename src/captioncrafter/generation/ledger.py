@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from captioncrafter import runs
+from captioncrafter import storage
 from captioncrafter.errors import InputError
 from captioncrafter.generation.bulk import ImageFile, read_finished
 
@@ -52,7 +52,7 @@ def write_ledger(out: Path, origin: dict[str, Any], images: Sequence[ImageFile],
     old = _read(out)["images"] if already else {}
     kept = {image_id: path for image_id, path in old.items() if image_id in already}
     paths = kept | {image.image_id: _path_of(image) for image in images}
-    runs.write_json(ledger_of(out), {"origin": origin, "images": paths})
+    storage.write_json(ledger_of(out), {"origin": origin, "images": paths})
 
 
 def _read(out: Path) -> dict[str, dict[str, Any]]:
@@ -62,7 +62,7 @@ def _read(out: Path) -> dict[str, dict[str, Any]]:
             f"{out}: there is no {file.name} beside it to say what its captions come of, so they cannot be gone on "
             f"with. {_way_out(out)}"
         )
-    known = runs.read_json(file)
+    known = storage.read_json(file)
     if not (isinstance(known, dict) and all(isinstance(known.get(key), dict) for key in ("origin", "images"))):
         raise InputError(f"{file}: not what was written beside {out.name}. {_way_out(out)}")
     return known

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from captioncrafter import events, recipe, runs
+from captioncrafter import events, recipe, storage
 from captioncrafter.errors import CheckpointError
 from captioncrafter.generation.decode import overridden
 from captioncrafter.model import checkpoint, hub, lora
@@ -67,7 +67,7 @@ class Origin:
         How many images share a batch is left out: it is a matter of memory. The weights of a hub checkpoint without
         adapter are None: its name and revision have to do.
         """
-        is_here = self.base in checkpoint.bundled() or runs.user_path(self.base).is_dir()
+        is_here = self.base in checkpoint.bundled() or storage.user_path(self.base).is_dir()
         base = checkpoint.find(self.base, self.revision).describe() if is_here else {"base": self.base}
         stored = self.adapter / lora.ADAPTER_WEIGHTS if self.adapter is not None else None
         return {
@@ -75,7 +75,7 @@ class Origin:
             "revision": self.revision,
             "weights": base.get("weights", self.tuned_on),
             "adapter": str(self.adapter.resolve()) if self.adapter is not None else None,
-            "adapter_weights": runs.sha256_of(stored) if stored is not None else None,
+            "adapter_weights": storage.sha256_of(stored) if stored is not None else None,
             "prompt": self.prompt,
             "decoding": self.decoding.model_dump(exclude={"images_per_batch"}),
         }
@@ -96,7 +96,7 @@ def _settings_of_base(base: str | None, revision: str | None) -> dict[str, Any]:
     """What a base keeps of the adapter that was merged into it; nothing for any other base."""
     if base is None or base in checkpoint.bundled():
         return {}
-    folder = runs.user_path(base)
+    folder = storage.user_path(base)
     file: Path | None = folder / CAPTIONING
     if not folder.is_dir():
         file = hub.fetch_file(base, revision, CAPTIONING) if base.count("/") == 1 else None
@@ -105,7 +105,7 @@ def _settings_of_base(base: str | None, revision: str | None) -> dict[str, Any]:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    settings = runs.read_json(file)
+    settings = storage.read_json(file)
     if not isinstance(settings, dict):
         raise CheckpointError(
             f"{file}: expected a JSON object, found {type(settings).__name__}. Copy the folder again, or remove this "

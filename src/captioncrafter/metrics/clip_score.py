@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from PIL import Image
 
-from captioncrafter import runs
+from captioncrafter import storage
 from captioncrafter.errors import CheckpointError
 from captioncrafter.metrics.references import References
 from captioncrafter.metrics.scorecard import Scorecard, mean_of, refuse_other_images
@@ -56,7 +56,7 @@ class Clip:
         from huggingface_hub.errors import StrictDataclassError
         from transformers import AutoImageProcessor, CLIPModel, CLIPTokenizer
 
-        folder = runs.user_path(name)
+        folder = storage.user_path(name)
         on_hub = not folder.is_dir()
         if on_hub:
             folder = checkpoint.fetch(name, revision or PINNED.get(name), option="evaluation.clip_model")

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from captioncrafter import runs
+from captioncrafter import storage
 from captioncrafter.errors import InputError, ScorerError
 from captioncrafter.metrics.java import find_java, java_version
 from captioncrafter.metrics.references import References
@@ -38,7 +38,7 @@ class Spice:
     @classmethod
     def of(cls, jar: str | Path, java: str | None = None) -> "Spice":
         """Raises `InputError` when there is no such jar, or `java` is no Java (see `find_java`)."""
-        path = runs.user_path(str(jar)).resolve()
+        path = storage.user_path(str(jar)).resolve()
         if not path.is_file():
             raise InputError(
                 f"{jar}: no such file. --spice-jar takes spice-1.0.jar as the authors of SPICE publish it, with its "
@@ -48,7 +48,7 @@ class Spice:
 
     def describe(self) -> dict[str, Any]:
         """Which jar scores, by name and content, and which Java runs it."""
-        return {"jar": self.jar.name, "sha256": runs.sha256_of(self.jar), "Java": java_version(self.java)}
+        return {"jar": self.jar.name, "sha256": storage.sha256_of(self.jar), "Java": java_version(self.java)}
 
     def score(self, predictions: Mapping[str, str], references: References) -> Scorecard:
         """SPICE (its F-score over all tuples) of `predictions`, which must be of exactly the images of `references`.

@@ -12,7 +12,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from captioncrafter import events, runs
+from captioncrafter import events, storage
 from captioncrafter.errors import CheckpointError, closest
 from captioncrafter.model import weights
 from captioncrafter.model.hub import Unreachable, fetch
@@ -82,7 +82,7 @@ def find(name: str, revision: str | None = None, *, only_config: bool = False) -
     """
     if name in bundled():
         return Checkpoint(name, None, _assets() / name)
-    folder = runs.user_path(name)
+    folder = storage.user_path(name)
     on_hub = not folder.is_dir()
     if on_hub:
         if name.count("/") != 1 or name.startswith((".", "/", "~")):

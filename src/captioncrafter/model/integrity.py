@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from captioncrafter import events, runs
+from captioncrafter import events, storage
 from captioncrafter.errors import CheckpointError
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -32,7 +32,7 @@ def check_hashes(files: Iterable[Path], name: str) -> None:
     if size > _WORTH_A_LINE_BYTES:
         events.say(f"{name}: holding {size / 1e9:.1f} GB of weights against the hub's hashes, this once")
     for file in unknown:
-        found = runs.sha256_of(file)
+        found = storage.sha256_of(file)
         if found != promised[file]:
             raise CheckpointError(
                 f"{file}: not what the hub has: its bytes hash to {found[:12]}… in place of {promised[file][:12]}…. It "
@@ -77,7 +77,7 @@ class _Known:
 
     @staticmethod
     def _file() -> Path:
-        return runs.cache_folder() / "whole_weights.json"
+        return storage.cache_folder() / "whole_weights.json"
 
     def holds(self, file: Path, sha256: str) -> bool:
         return self._entries.get(str(file.resolve())) == self._facts(file, sha256)
@@ -92,6 +92,6 @@ class _Known:
 
     def write(self) -> None:
         try:
-            runs.write_json(self._file(), self._entries)
+            storage.write_json(self._file(), self._entries)
         except OSError as error:
             events.warn(f"{self._file()}: cannot be written ({error}); the weights are hashed again next time.")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from captioncrafter import runs
+from captioncrafter import storage
 from captioncrafter.errors import CheckpointError
 from captioncrafter.model.adapters import ADAPTER_CONFIG, adapter_tensors, check_fits, check_whole, stored_adapter
 from captioncrafter.model.loading import quiet_bitsandbytes
@@ -61,7 +61,7 @@ def _fill(tuned: Tuned, adapter: Path) -> None:
 
 
 def _refuse_changed_base(adapter: Path) -> None:
-    start = runs.read_json(adapter / ADAPTER_CONFIG).get("init_lora_weights", True)
+    start = storage.read_json(adapter / ADAPTER_CONFIG).get("init_lora_weights", True)
     if start not in _LEAVES_BASE:
         raise CheckpointError(
             f"{adapter / ADAPTER_CONFIG}: init_lora_weights {start!r} changed the base's own weights before training, "

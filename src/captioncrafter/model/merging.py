@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from captioncrafter import runs
+from captioncrafter import storage
 from captioncrafter.errors import CheckpointError
 from captioncrafter.model import weights
 from captioncrafter.model.adapters import ADAPTER_CONFIG
@@ -208,12 +208,12 @@ def _write_config(config: Any, folder: Path, dtype: torch.dtype) -> None:
     for part in (config, config.text_config, config.vision_config, config.qformer_config):
         part.dtype = dtype
     config.save_pretrained(folder)
-    written = runs.read_json(folder / CONFIG)
+    written = storage.read_json(folder / CONFIG)
     text = written["text_config"]
     if not is_decoder_only(config) and text.pop("scale_decoder_outputs", True) is False:
         # transformers 5 writes true beside a key of its own; versions before it would tie the head by that.
         text["tie_word_embeddings"] = False
-    runs.write_json(folder / CONFIG, written)
+    storage.write_json(folder / CONFIG, written)
 
 
 def _write_generation(base: Checkpoint, config: Any, folder: Path, options: Mapping[str, Any]) -> None:
@@ -234,5 +234,5 @@ def _write_generation(base: Checkpoint, config: Any, folder: Path, options: Mapp
 
 def _without_keys(file: Path, *keys: str) -> None:
     if file.is_file():
-        values = runs.read_json(file)
-        runs.write_json(file, {key: value for key, value in values.items() if key not in keys})
+        values = storage.read_json(file)
+        storage.write_json(file, {key: value for key, value in values.items() if key not in keys})

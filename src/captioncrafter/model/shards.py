@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from captioncrafter import runs
+from captioncrafter import storage
 from captioncrafter.errors import CheckpointError
 from captioncrafter.model.weights import INDEX, LENGTH_BYTES, WHOLE, StoredTensor
 
@@ -90,7 +90,7 @@ def write_shards(
 
 def write_index(folder: Path, placed: Mapping[str, str], size: int) -> None:
     """Tells which file each tensor is in, and how many bytes all tensors take."""
-    runs.write_json(folder / INDEX, {"metadata": {"total_size": size}, "weight_map": dict(placed)})
+    storage.write_json(folder / INDEX, {"metadata": {"total_size": size}, "weight_map": dict(placed)})
 
 
 def _parts(shapes: Mapping[str, Shape], shard_bytes: int) -> list[list[str]]:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from captioncrafter import runs
+from captioncrafter import storage
 from captioncrafter.errors import counted
 from captioncrafter.generation.decode import generate_options
 from captioncrafter.model.checkpoint import Checkpoint, bundled
@@ -79,7 +79,7 @@ def write_card(
         "## Licence",
         _licence(base, origin, options),
     ]
-    runs.write_text(adapter / "README.md", "\n\n".join(sections) + "\n")
+    storage.write_text(adapter / "README.md", "\n\n".join(sections) + "\n")
 
 
 def use(base: Checkpoint, *, prompt: str, decoding: Decoding, dtype: str) -> list[str]:

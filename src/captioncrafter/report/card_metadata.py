@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from captioncrafter import events, runs
+from captioncrafter import events, storage
 from captioncrafter.data.audit import AUDIT
 from captioncrafter.errors import DataError
 from captioncrafter.model.checkpoint import Checkpoint
@@ -47,7 +47,7 @@ class Origin:
         """
         if data.path is None:
             return cls("drawn scenes", None, "en", None)
-        audit = _audit(runs.user_path(data.path))
+        audit = _audit(storage.user_path(data.path))
         published = next((name for file, name in _PUBLISHED.items() if file in audit.get("files", {})), None)
         return cls(
             one_line(Path(data.path).name),
@@ -107,7 +107,7 @@ def _audit(folder: Path) -> Mapping[str, Any]:
     if not (folder / AUDIT).is_file():
         return {}
     try:
-        audit = runs.read_json(folder / AUDIT)
+        audit = storage.read_json(folder / AUDIT)
     except DataError as error:
         events.warn(f"the model card tells nothing of the data's licence: {error}")
         return {}

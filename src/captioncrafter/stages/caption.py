@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from captioncrafter import events, runs
+from captioncrafter import events, storage
 from captioncrafter.errors import InputError, counted
 from captioncrafter.generation.bulk import (
     BulkResult,
@@ -77,7 +77,7 @@ def _already(images: Sequence[ImageFile], out: Path | None, origin: dict[str, An
 
 def _writer(out: Path | None, open_files: ExitStack, *, sidecar: bool) -> Callable[[ImageFile, str], None]:
     if sidecar:
-        return lambda image, caption: runs.write_text(_sidecar_of(image), caption + "\n")
+        return lambda image, caption: storage.write_text(_sidecar_of(image), caption + "\n")
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
     stream = sys.stdout if out is None else open_files.enter_context(out.open("a", encoding="utf-8"))

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from captioncrafter import events, recipe, runs
+from captioncrafter import events, recipe, storage
 from captioncrafter.errors import InputError, closest, counted
 from captioncrafter.metrics import java
 from captioncrafter.metrics.references import References
@@ -94,7 +94,7 @@ def compare(
         },
     }
     if out is not None:
-        runs.write_json(out, found)
+        storage.write_json(out, found)
     return found
 
 

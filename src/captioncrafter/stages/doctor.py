@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from captioncrafter import recipe, runs
+from captioncrafter import recipe, runs, storage
 from captioncrafter.data.layouts.detect import read_source
 from captioncrafter.errors import CaptionCrafterError, DataError, InputError, closest
 from captioncrafter.model import checkpoint
@@ -91,7 +91,7 @@ def _examined(name: str) -> Record:
 
 def _patient(name: str) -> tuple[str, Callable[[Record], None]]:
     """What kind of thing `name` is, and how to examine it."""
-    path = runs.user_path(name)
+    path = storage.user_path(name)
     if name in recipe.bundled() and not path.exists():
         return "recipe", lambda record: examine_recipe(record, name)
     if name in checkpoint.bundled():
@@ -148,7 +148,7 @@ def _file(path: Path) -> tuple[str, Callable[[Record], None]]:
 
 def _examine_base(record: Record, name: str) -> None:
     bundled = name in checkpoint.bundled()
-    folder = checkpoint.find(name).folder if bundled else runs.user_path(name)
+    folder = checkpoint.find(name).folder if bundled else storage.user_path(name)
     examine_checkpoint(record, checkpoint.Checkpoint(name, None, folder))
     examine_machine(record)
 

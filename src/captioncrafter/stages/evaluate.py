@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from captioncrafter import __version__, events, recipe, runs
+from captioncrafter import __version__, events, recipe, runs, storage
 from captioncrafter.data.caption_files import dataset_split, read_predictions, read_references
 from captioncrafter.data.pictures import Picture, pictures_given, pictures_of
 from captioncrafter.data.splits import SPLITS, CaptionedImages, load_splits
@@ -32,8 +32,8 @@ class Evaluated:
 
     def write(self, folder: Path) -> None:
         """Writes both files into `folder`."""
-        runs.write_json(folder / runs.SCORES, self.scores)
-        runs.write_jsonl(folder / runs.IMAGE_SCORES, self.image_scores)
+        storage.write_json(folder / runs.SCORES, self.scores)
+        storage.write_jsonl(folder / runs.IMAGE_SCORES, self.image_scores)
 
 
 def evaluate_files(
@@ -99,7 +99,7 @@ def evaluate_run(
     splits = load_splits(whole.data)
     name = _choose(splits, split, whole.data)
     images = splits[name]
-    told = runs.read_json(run.adapter / CAPTIONING)
+    told = storage.read_json(run.adapter / CAPTIONING)
     tuned_on = checkpoint.find(told["base"], told["revision"])
     yardstick = Yardstick.of(
         {image.image_id: image.captions for image in images},
@@ -124,7 +124,7 @@ def evaluate_run(
         predictions = caption_dataset(captioner, images, what=what)
         found = yardstick.evaluate(predictions, protocol)
         rows = ({"image_id": image, "caption": caption} for image, caption in predictions.items())
-        runs.write_jsonl(folder / runs.PREDICTIONS, rows)
+        storage.write_jsonl(folder / runs.PREDICTIONS, rows)
         found.write(folder)
         return found
 
@@ -223,7 +223,7 @@ def _grounding(
 def _origin(predictions: Path) -> dict[str, Any]:
     """What captioned, where `captioncrafter caption` kept that beside its file: base, adapter, prompt, decoding."""
     ledger = ledger_of(predictions)
-    told = runs.read_json(ledger) if ledger.is_file() else {}
+    told = storage.read_json(ledger) if ledger.is_file() else {}
     return {"origin": told["origin"]} if isinstance(told, dict) and "origin" in told else {}
 
 
@@ -245,7 +245,7 @@ def _base_of_the_same(run: runs.Run, protocol: Mapping[str, Any], references: Re
     file = run.path / runs.BASE / runs.SCORES
     if not file.is_file():
         return None
-    scores = runs.read_json(file)
+    scores = storage.read_json(file)
     corpus_then = scores.get("scorer", {}).get("document_frequencies_hash")
     if corpus_then == references.corpus.fingerprint and all(scores.get(key) == protocol[key] for key in protocol):
         return scores

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import torch
 
-from captioncrafter import events, runs
+from captioncrafter import events, runs, storage
 from captioncrafter.errors import CheckpointError, DataError, InputError
 from captioncrafter.generation.captioner import check_base
 from captioncrafter.generation.origin import CAPTIONING, Origin
@@ -76,7 +76,7 @@ def export(
     else:
         renamed = base is not None or revision is not None
         _export_adapter(adapter, origin, to, renamed=renamed, published=push is not None)
-    told = runs.read_json(to / EXPORT)
+    told = storage.read_json(to / EXPORT)
     size = sum(file["bytes"] for file in told["files"].values())
     events.say(f"{to}: written and read back, {len(told['files'])} files, {size_in_words(size)}")
     return Exported(to, told, publishing.publish(to, push.name, private=not push.public) if push else None)
@@ -88,7 +88,7 @@ def _adapter_in(source: Path) -> Path:
         return source
     if not (source / runs.RECIPE).is_file():
         if (source / runs.SEEDS).is_file():
-            seeds = ", ".join(f"{source}/seed-{seed}" for seed in runs.read_json(source / runs.SEEDS)["runs"])
+            seeds = ", ".join(f"{source}/seed-{seed}" for seed in storage.read_json(source / runs.SEEDS)["runs"])
             raise InputError(f"{source}: several runs, one for each seed. Export one of them: {seeds}.")
         raise DataError(
             f"{source}: neither a run nor an adapter ({runs.RECIPE} or {lora.ADAPTER_CONFIG} would be there). Give "
@@ -124,7 +124,7 @@ def _named_base(adapter: Path, origin: Origin) -> Checkpoint:
     name: str | None = origin.base
     if not name:
         raise InputError(f"{adapter}: names no base. --base OWNER/NAME does.")
-    folder = runs.user_path(name)
+    folder = storage.user_path(name)
     if name in checkpoint.bundled() or name.startswith((".", "/", "~")) or folder.is_dir():
         return Checkpoint(name if name in checkpoint.bundled() else str(folder.resolve()), None, folder)
     if name.count("/") != 1:
@@ -147,20 +147,20 @@ def _tell_that_the_base_is_here(to: Path, base: Checkpoint, *, published: bool) 
 def _copy_weights(adapter: Path, folder: Path) -> None:
     """Copies the weights, and holds the copy, and what it was made of, to the hash taken before."""
     file, copy = adapter / lora.ADAPTER_WEIGHTS, folder / lora.ADAPTER_WEIGHTS
-    before = runs.sha256_of(file)
+    before = storage.sha256_of(file)
     shutil.copyfile(file, copy)
-    if not before == runs.sha256_of(copy) == runs.sha256_of(file):
+    if not before == storage.sha256_of(copy) == storage.sha256_of(file):
         raise CheckpointError(f"{file}: changed while it was copied. Give the command again.")
 
 
 def _write_settings(adapter: Path, folder: Path, origin: Origin, base: Checkpoint) -> None:
     """PEFT's configuration and ours, which name the base as anyone would load it."""
-    stock = runs.read_json(adapter / lora.ADAPTER_CONFIG)
+    stock = storage.read_json(adapter / lora.ADAPTER_CONFIG)
     named = {"base_model_name_or_path": base.name, "revision": base.revision}
-    runs.write_json(folder / lora.ADAPTER_CONFIG, stock | named)
-    kept = runs.read_json(adapter / CAPTIONING) if (adapter / CAPTIONING).is_file() else {}
+    storage.write_json(folder / lora.ADAPTER_CONFIG, stock | named)
+    kept = storage.read_json(adapter / CAPTIONING) if (adapter / CAPTIONING).is_file() else {}
     settings = {"prompt": origin.prompt, "precision": origin.precision, "decoding": origin.decoding.model_dump()}
-    runs.write_json(folder / CAPTIONING, kept | {"base": base.name, "revision": base.revision} | settings)
+    storage.write_json(folder / CAPTIONING, kept | {"base": base.name, "revision": base.revision} | settings)
 
 
 def _write_card(adapter: Path, folder: Path, origin: Origin, base: Checkpoint, *, renamed: bool) -> None:
@@ -169,9 +169,9 @@ def _write_card(adapter: Path, folder: Path, origin: Origin, base: Checkpoint, *
     else:
         card = (adapter / README).read_text(encoding="utf-8")
         if renamed:
-            before = runs.read_json(adapter / lora.ADAPTER_CONFIG).get("base_model_name_or_path")
+            before = storage.read_json(adapter / lora.ADAPTER_CONFIG).get("base_model_name_or_path")
             card = renamed_base(card, str(before or ""), base)
-    runs.write_text(folder / README, card)
+    storage.write_text(folder / README, card)
 
 
 def _check(folder: Path, origin: Origin, base: Checkpoint) -> None:

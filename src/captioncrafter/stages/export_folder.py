@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from captioncrafter import __version__, runs
+from captioncrafter import __version__, storage
 from captioncrafter.errors import InputError
 from captioncrafter.model.checkpoint import Checkpoint
 from captioncrafter.report.card_metadata import public_name
@@ -28,14 +28,14 @@ class Export:
     def files(self) -> dict[str, dict[str, Any]]:
         """Size and sha256 of each file, by name."""
         return {
-            file.name: {"bytes": file.stat().st_size, "sha256": self.hashes.get(file.name) or runs.sha256_of(file)}
+            file.name: {"bytes": file.stat().st_size, "sha256": self.hashes.get(file.name) or storage.sha256_of(file)}
             for file in sorted(self.folder.iterdir())
         }
 
 
 def refuse_occupied(to: Path, *, overwrite: bool) -> None:
     """Raises `InputError` unless `to` is free, or an older export with nothing else in it and `overwrite` is set."""
-    runs.recover(to)
+    storage.recover(to)
     if to.exists() and not to.is_dir():
         raise InputError(f"{to}: is a file, and an export is a folder. Choose another --to.")
     there = {str(path.relative_to(to)) for path in to.rglob("*") if not path.is_dir()} if to.is_dir() else set()
@@ -45,7 +45,7 @@ def refuse_occupied(to: Path, *, overwrite: bool) -> None:
         raise InputError(f"{to}: not empty, and not an export of CaptionCrafter. Choose another --to.")
     if not overwrite:
         raise InputError(f"{to}: an older export is there. --overwrite replaces it; or choose another --to.")
-    told = runs.read_json(to / EXPORT)
+    told = storage.read_json(to / EXPORT)
     known = set(told.get("files", {})) if isinstance(told, dict) else set()
     if others := sorted(there - known - {EXPORT}):
         raise InputError(
@@ -57,8 +57,8 @@ def refuse_occupied(to: Path, *, overwrite: bool) -> None:
 @contextmanager
 def written_to(to: Path, kind: str, base: Checkpoint, *, dtype: str | None = None) -> Iterator[Export]:
     """An export to write; on leaving without an error it is marked, synced and takes the place of `to`, whole."""
-    with runs.replacing_folder(to) as folder:
+    with storage.replacing_folder(to) as folder:
         export = Export(folder)
         yield export
         facts = {"captioncrafter": __version__, "kind": kind, "base": public_name(base), "revision": base.revision}
-        runs.write_json(folder / EXPORT, facts | {"dtype": dtype, "files": export.files()})
+        storage.write_json(folder / EXPORT, facts | {"dtype": dtype, "files": export.files()})

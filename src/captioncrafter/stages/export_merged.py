@@ -5,7 +5,7 @@ from typing import Literal
 
 import torch
 
-from captioncrafter import events, runs
+from captioncrafter import events, storage
 from captioncrafter.errors import CheckpointError, InputError
 from captioncrafter.generation.captioner import check_base
 from captioncrafter.generation.decode import generate_options
@@ -60,7 +60,7 @@ def _name(dtype: torch.dtype) -> str:
 
 def _write_settings(folder: Path, adapter: Path, origin: Origin, base: Checkpoint) -> None:
     """What captioning with the model takes to be as tuned, and what it was made of; no path of this machine."""
-    runs.write_json(
+    storage.write_json(
         folder / CAPTIONING,
         {
             "prompt": origin.prompt,
@@ -70,7 +70,7 @@ def _write_settings(folder: Path, adapter: Path, origin: Origin, base: Checkpoin
                 "base": public_name(base),
                 "revision": base.revision,
                 "weights": base.describe()["weights"],
-                "adapter_weights": runs.sha256_of(adapter / lora.ADAPTER_WEIGHTS),
+                "adapter_weights": storage.sha256_of(adapter / lora.ADAPTER_WEIGHTS),
             },
         },
     )
@@ -79,13 +79,13 @@ def _write_settings(folder: Path, adapter: Path, origin: Origin, base: Checkpoin
 def _write_card(folder: Path, adapter: Path, origin: Origin, base: Checkpoint, dtype: str) -> None:
     card = (adapter / README).read_text(encoding="utf-8") if (adapter / README).is_file() else None
     text = merged_card(card, base, prompt=origin.prompt, decoding=origin.decoding, dtype=dtype)
-    runs.write_text(folder / README, text)
+    storage.write_text(folder / README, text)
 
 
 def _check(folder: Path, merge: Merge, dtype: torch.dtype, hashes: dict[str, str], to: Path) -> None:
     """Reads what was written: its bytes, names and shapes, then as the doctor would, then the head as stock does."""
     for name, sha256 in hashes.items():
-        if runs.sha256_of(folder / name) != sha256:
+        if storage.sha256_of(folder / name) != sha256:
             raise CheckpointError(f"{to / name}: what the disk holds is not what was written. Is the disk sound?")
     wanted = {name: shape.sizes for name, shape in merge.shapes(dtype).items()}
     if {name: tensor.shape for name, tensor in weights.stored_tensors(folder).items()} != wanted:

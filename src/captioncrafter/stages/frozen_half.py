@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from captioncrafter import events, recipe, runs
+from captioncrafter import events, recipe, storage
 from captioncrafter.data.captions import normalise
 from captioncrafter.data.splits import CaptionedImage, CaptionedImages
 from captioncrafter.errors import DataError, counted
@@ -45,7 +45,7 @@ def open_store(base: Base, features: recipe.Features) -> FeatureStore | None:
         computed_in=base.arithmetic.name,
         stored_as=features.dtype,
     )
-    root = runs.user_path(features.folder) if features.folder else runs.cache_folder()
+    root = storage.user_path(features.folder) if features.folder else storage.cache_folder()
     return FeatureStore.open(root, key)
 
 

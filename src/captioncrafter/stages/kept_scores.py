@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from captioncrafter import events, runs
+from captioncrafter import events, runs, storage
 from captioncrafter.errors import DataError
 from captioncrafter.metrics.references import References
 from captioncrafter.metrics.scorecard import Scorecard, mean_of
@@ -115,7 +115,7 @@ def _identity(described: Any) -> Any:
 def _rows(model: Model) -> _Rows:
     assert model.evaluated is not None
     file = model.evaluated.folder / runs.IMAGE_SCORES
-    return {str(row.get("image_id")): row for row in runs.read_jsonl(file)} if file.is_file() else {}
+    return {str(row.get("image_id")): row for row in storage.read_jsonl(file)} if file.is_file() else {}
 
 
 def _are_whole(rows: _Rows, model: Model, metrics: Sequence[str]) -> bool:

@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from captioncrafter import events, runs
+from captioncrafter import events, storage
 from captioncrafter.data.audit import AUDIT, Audit, audit
 from captioncrafter.data.example import SPLITS, SetAside, Source
 from captioncrafter.data.inspection import Inspected, inspect
@@ -27,7 +27,7 @@ def prepare(source: Path, out: Path, *, layout: str | None = None, seed: int = 0
     something is in `out` that may not be replaced: only an older dataset is, and only with `overwrite`. Raises
     `CaptionCrafterError` when the disk is too full.
     """
-    runs.recover(out)
+    storage.recover(out)
     _refuse_to_replace(out, overwrite=overwrite)
     found = read_source(source, layout)
     events.say(
@@ -40,9 +40,9 @@ def prepare(source: Path, out: Path, *, layout: str | None = None, seed: int = 0
     refuse_full_disk(out, needed, what="the dataset", option="an --out")
     splits = _split(images, found, seed)
     result = audit(source, found, splits, set_aside, seed=seed)
-    with runs.replacing_folder(out) as folder:
+    with storage.replacing_folder(out) as folder:
         write_splits(folder, splits)
-        runs.write_json(folder / AUDIT, result.to_json())
+        storage.write_json(folder / AUDIT, result.to_json())
     _tell(result, out)
     return result
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from captioncrafter import events, recipe, runs
+from captioncrafter import events, recipe, runs, storage
 from captioncrafter.data.caption_files import dataset_split, named, read_references
 from captioncrafter.data.dataset import image_hashes
 from captioncrafter.data.pictures import Picture
@@ -103,7 +103,7 @@ def corpus(path: str | None) -> References | None:
     """The references whose document frequencies are wanted; of a dataset folder the training captions."""
     if path is None:
         return None
-    file = runs.user_path(path)
+    file = storage.user_path(path)
     return References.kept(read_references(file, _TRAIN if file.is_dir() else None))
 
 

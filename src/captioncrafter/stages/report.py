@@ -9,7 +9,7 @@ from typing import Any
 
 from PIL import Image
 
-from captioncrafter import events, recipe, runs
+from captioncrafter import events, recipe, runs, storage
 from captioncrafter.data.ahead import computed_ahead
 from captioncrafter.data.splits import CaptionedImage, load_splits
 from captioncrafter.errors import DataError
@@ -48,7 +48,7 @@ def report(paths: Sequence[Path], out: Path | None = None) -> Path:
         )
     )
     target = out or paths[0] / runs.REPORT
-    runs.write_text(target, page)
+    storage.write_text(target, page)
     events.say(f"report: {target}")
     return target
 
@@ -57,7 +57,7 @@ def _runs_in(path: Path) -> list[Path]:
     """The run in `path`, or the runs of every seed where `train --seeds` made the folder."""
     if (path / runs.RECIPE).is_file() or not (path / runs.SEEDS).is_file():
         return [path]
-    return [path / f"seed-{seed}" for seed in runs.read_json(path / runs.SEEDS)["runs"]]
+    return [path / f"seed-{seed}" for seed in storage.read_json(path / runs.SEEDS)["runs"]]
 
 
 def _evaluated(path: Path) -> runs.Run:
@@ -76,10 +76,10 @@ def _names(paths: Sequence[Path]) -> list[str]:
 
 
 def _system(folder: Path, name: str) -> System:
-    predictions = {row["image_id"]: row["caption"] for row in runs.read_jsonl(folder / runs.PREDICTIONS)}
-    rows = runs.read_jsonl(folder / runs.IMAGE_SCORES)
+    predictions = {row["image_id"]: row["caption"] for row in storage.read_jsonl(folder / runs.PREDICTIONS)}
+    rows = storage.read_jsonl(folder / runs.IMAGE_SCORES)
     by_image = {row["image_id"]: {key: value for key, value in row.items() if key != "image_id"} for row in rows}
-    return System(name, predictions, runs.read_json(folder / runs.SCORES), by_image)
+    return System(name, predictions, storage.read_json(folder / runs.SCORES), by_image)
 
 
 def _trained(run: runs.Run, name: str) -> System:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from captioncrafter import events, recipe, runs
+from captioncrafter import events, recipe, runs, storage
 from captioncrafter.errors import InputError
 from captioncrafter.model import lora
 from captioncrafter.model.checkpoint import Checkpoint, bundled
@@ -37,7 +37,7 @@ def open_run(options: recipe.Recipe, out: Path, *, resume: bool, branch: Path | 
         raise InputError(f"{out}: is a file, and a run needs a folder. Choose another --out.")
     run = runs.Run(out)
     for folder in (out, out / runs.CHECKPOINTS):
-        runs.recover_all(folder)
+        storage.recover_all(folder)
     if not (out / runs.RECIPE).is_file():
         if resume:
             raise InputError(f"{out}: nothing to resume: no run is there. Leave out --resume to start one.")
@@ -100,9 +100,9 @@ def located(options: recipe.Recipe) -> recipe.Recipe:
     """The recipe with its folders as absolute paths, so that the run can be used from anywhere."""
     data, model = options.data, options.model
     if data.path is not None:
-        data = data.model_copy(update={"path": str(runs.user_path(data.path).absolute())})
-    if model.base not in bundled() and runs.user_path(model.base).is_dir():
-        model = model.model_copy(update={"base": str(runs.user_path(model.base).absolute())})
+        data = data.model_copy(update={"path": str(storage.user_path(data.path).absolute())})
+    if model.base not in bundled() and storage.user_path(model.base).is_dir():
+        model = model.model_copy(update={"base": str(storage.user_path(model.base).absolute())})
     return options.model_copy(update={"data": data, "model": model})
 
 
@@ -168,7 +168,7 @@ def begin(run: runs.Run, options: recipe.Recipe, facts: dict[str, Any]) -> None:
     if not (run.path / runs.RECIPE).is_file():
         # The manifest first: a recipe on disk means that the run has begun, and then its facts are there to compare.
         run.add_to_manifest(**facts)
-        runs.write_json(run.path / runs.RECIPE, options.model_dump(mode="json"))
+        storage.write_json(run.path / runs.RECIPE, options.model_dump(mode="json"))
 
 
 def _differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from captioncrafter import events, recipe, runs
+from captioncrafter import events, recipe, runs, storage
 from captioncrafter.errors import InputError
 from captioncrafter.runs import SEEDS
 from captioncrafter.stages.train import train
@@ -51,5 +51,5 @@ def train_seeds(
     ciders = [result.best_cider for result in results.values()]
     found = SeedsResult(results, statistics.mean(ciders), statistics.stdev(ciders))
     if events.is_main_process():
-        runs.write_json(out / SEEDS, asdict(found))
+        storage.write_json(out / SEEDS, asdict(found))
     return found

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from captioncrafter import recipe, runs
+from captioncrafter import recipe, runs, storage
 from captioncrafter.data.caption_files import read_predictions
 from captioncrafter.errors import DataError, InputError
 
@@ -74,7 +74,7 @@ def _models(path: Path) -> dict[int | None, Model]:
     if (path / runs.RECIPE).is_file():
         return {None: _of_run(path, path)}
     if (path / runs.SEEDS).is_file():
-        folders = {int(seed): path / f"seed-{seed}" for seed in runs.read_json(path / runs.SEEDS)["runs"]}
+        folders = {int(seed): path / f"seed-{seed}" for seed in storage.read_json(path / runs.SEEDS)["runs"]}
         return {seed: _of_run(folder, folder) for seed, folder in folders.items()}
     if path.name == runs.BASE and (path.parent / runs.RECIPE).is_file():
         return {None: _of_run(path.parent, path)}
@@ -91,7 +91,7 @@ def _of_run(run: Path, folder: Path) -> Model:
         raise DataError(
             f"{folder}: nothing to compare yet. `captioncrafter evaluate --run {run}{base}` captions a split."
         )
-    scores: dict[str, Any] = runs.read_json(folder / runs.SCORES)
+    scores: dict[str, Any] = storage.read_json(folder / runs.SCORES)
     if "split" not in scores:
         raise DataError(
             f"{folder / runs.SCORES}: names no split, so that the run's references are not known. "

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import captioncrafter
-from captioncrafter import events, recipe, runs
+from captioncrafter import events, recipe, runs, storage
 from captioncrafter.data.splits import CaptionedImages, load_splits
 from captioncrafter.errors import DataError, InputError, counted
 from captioncrafter.features.store import FeatureStore
@@ -181,7 +181,7 @@ def _saving(base: Base, tuned: Tuned, options: recipe.Recipe) -> Callable[[Path]
     """A call that writes the adapter as it stands, with all a user of it needs, into a folder."""
 
     def save(folder: Path) -> None:
-        with runs.replacing_folder(folder) as temporary:
+        with storage.replacing_folder(folder) as temporary:
             lora.save_adapter(tuned, base.checkpoint, temporary)
             write_captioning(
                 temporary,

@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from captioncrafter import events, runs
+from captioncrafter import events, storage
 from captioncrafter.errors import DataError, counted
 
 _STATE = "state.json"
@@ -64,12 +64,12 @@ def save(
     raises `OSError` and leaves the older ones as they were.
     """
     path = folder / _name(progress.step)
-    with runs.replacing_folder(path) as temporary:
+    with storage.replacing_folder(path) as temporary:
         _write(temporary / _WEIGHTS, {name: p.detach().cpu() for name, p in parameters.items()})
         _write(temporary / _OPTIMIZER, _optimizer_tensors(parameters, optimizer))
         hashes = {name: _hash(temporary / name) for name in (_WEIGHTS, _OPTIMIZER)}
         facts = {"progress": asdict(progress), "hashes": hashes}
-        runs.write_json(temporary / _STATE, facts | {"check": _check(facts)})
+        storage.write_json(temporary / _STATE, facts | {"check": _check(facts)})
     if progress.best_step == progress.step:
         _copy_weights_to(folder / _BEST, path)
     steps = _newest_first(folder)
@@ -159,7 +159,7 @@ def _holds_weights_of(place: Path, step: int) -> bool:
 
 def _copy_weights_to(place: Path, source: Path) -> None:
     """Puts the weights and the state of the checkpoint `source` into `place`; what else is there stays."""
-    with runs.replacing_folder(place) as temporary:
+    with storage.replacing_folder(place) as temporary:
         if place.is_dir():
             shutil.copytree(place, temporary, dirs_exist_ok=True)
         for name in (_WEIGHTS, _STATE):

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from captioncrafter import recipe, runs
+from captioncrafter import recipe, storage
 from captioncrafter.errors import CheckpointError, InputError, counted
 from captioncrafter.generation.origin import CAPTIONING
 from captioncrafter.model import checkpoint, lora
@@ -205,7 +205,7 @@ def _named_base(record: Record, folder: Path, written: dict[str, Any], settings:
 
 def base_on_disk(record: Record, named: Named) -> Checkpoint | None:
     """The base, with as much of it as is on this disk; None where not even its configuration is to be had."""
-    here = named.base in checkpoint.bundled() or runs.user_path(named.base).is_dir()
+    here = named.base in checkpoint.bundled() or storage.user_path(named.base).is_dir()
     try:
         return checkpoint.find(named.base, named.revision, only_config=not here)
     except (CheckpointError, *BROKEN) as error:

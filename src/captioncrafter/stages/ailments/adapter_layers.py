@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from captioncrafter import runs
+from captioncrafter import storage
 from captioncrafter.errors import counted
 from captioncrafter.model.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, layer_of
 from captioncrafter.model.stock import Blip2
@@ -108,10 +108,10 @@ def _renaming(folder: Path, tensors: dict[str, Tensor]) -> Callable[[], str] | N
         renamed = {f"{_PREFIX}{_HALF}{name.removeprefix(_PREFIX)}": tensor for name, tensor in tensors.items()}
         layers = sorted({layer_of(name) for name in renamed if ".lora_" in name})
         kept = [keep(file) for file in files]
-        config = runs.read_json(files[1]) | {"target_modules": "|".join(map(re.escape, layers))}
-        with runs.replacing(files[0]) as temporary:
+        config = storage.read_json(files[1]) | {"target_modules": "|".join(map(re.escape, layers))}
+        with storage.replacing(files[0]) as temporary:
             save_file(renamed, temporary, metadata={"format": "pt"})
-        runs.write_json(files[1], config)
+        storage.write_json(files[1], config)
         done = counted(len(renamed), "weight renamed to that", "weights renamed to those")
         return f"{done} of the whole model{kept[0]}, and target_modules{kept[1]}"
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from captioncrafter import runs
+from captioncrafter import storage
 from captioncrafter.data.caption_files import read_predictions, read_references
 from captioncrafter.data.captions import normalise
 from captioncrafter.errors import DataError, counted
@@ -119,7 +119,7 @@ def _spaces(path: Path) -> Callable[[], str]:
     def repair() -> str:
         text = path.read_text(encoding="utf-8-sig")
         kept = keep(path)
-        runs.write_text(path, _without_line_ends(text))
+        storage.write_text(path, _without_line_ends(text))
         return f"line separators inside captions are spaces now{kept}"
 
     return repair

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from captioncrafter import runs
+from captioncrafter import storage
 from captioncrafter.stages.ailments.finding import Record
 
 BEFORE = ".before-doctor"
@@ -42,7 +42,7 @@ def edit(path: Path, **changes: Any) -> Callable[[], str] | None:
     def repair() -> str:
         values = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         kept = keep(path)
-        runs.write_json(path, values | changes)
+        storage.write_json(path, values | changes)
         set_ = ", ".join(f"{key} = {json.dumps(value)}" for key, value in changes.items())
         return f"{path.name}: {set_}{kept}"
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from captioncrafter import recipe, runs
+from captioncrafter import recipe, storage
 from captioncrafter.errors import RecipeError, counted
 from captioncrafter.model.checkpoint import Checkpoint
 from captioncrafter.model.stock import Blip2
@@ -137,7 +137,7 @@ def _examine_data(record: Record, name: str, options: recipe.Recipe, length: Cal
         else:
             record.facts["data"] = "drawn scenes"
         return
-    folder = runs.user_path(data.path)
+    folder = storage.user_path(data.path)
     if not folder.is_dir():
         record.error("no-data", data.path, "no such dataset folder", f"captioncrafter prepare SOURCE --out {data.path}")
         return

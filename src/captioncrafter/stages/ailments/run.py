@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from captioncrafter import recipe, runs
+from captioncrafter import recipe, runs, storage
 from captioncrafter.data.splits import load_splits
 from captioncrafter.errors import CaptionCrafterError, counted
 from captioncrafter.generation.origin import CAPTIONING
@@ -96,7 +96,7 @@ def _examine_left_behind(record: Record, folder: Path) -> None:
 
 
 def _recovered(place: Path) -> str:
-    runs.recover_all(place)
+    storage.recover_all(place)
     return f"{place}: whole files put in their place, half-written ones removed"
 
 
@@ -187,7 +187,7 @@ def _examine_origins(record: Record, folder: Path, options: recipe.Recipe, manif
     if options.data.path is not None:
         part = Record("dataset", options.data.path)
         examine_dataset(
-            part, runs.user_path(options.data.path), decode=False, limit=options.training.max_caption_tokens
+            part, storage.user_path(options.data.path), decode=False, limit=options.training.max_caption_tokens
         )
         record.absorb(part, "data", lies_elsewhere=True)
         if not any(finding.severity == "error" for finding in part.findings):

@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from captioncrafter import runs
+from captioncrafter import runs, storage
 from captioncrafter.errors import counted
 from captioncrafter.model.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from captioncrafter.stages.ailments.documents import keep, may_change
@@ -57,7 +57,7 @@ def examine_checkpoints(record: Record, folder: Path, manifest: dict[str, Any], 
 
 def _is_place_of_best(path: Path, best: Path) -> bool:
     """Whether the weights of the best validation belong into `path`, where another place has them whole."""
-    step = runs.read_json(best / "state.json")["progress"]["step"]
+    step = storage.read_json(best / "state.json")["progress"]["step"]
     return path != best and path.name in ("best", f"step-{step:06d}")
 
 
@@ -109,7 +109,7 @@ def _rebuilding(file: Path, wanted: dict[str, Tensor]) -> Callable[[], str] | No
 
     def repair() -> str:
         kept = keep(file)
-        with runs.replacing(file) as temporary:
+        with storage.replacing(file) as temporary:
             save_file(wanted, temporary, metadata={"format": "pt"})
         return f"{file.name} holds the weights of the best validation again{kept}"
 

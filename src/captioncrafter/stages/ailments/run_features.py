@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from captioncrafter import recipe, runs
+from captioncrafter import recipe, storage
 from captioncrafter.features.key import feature_key
 from captioncrafter.model import checkpoint, weights
 from captioncrafter.model.checkpoint import Checkpoint
@@ -18,7 +18,7 @@ def examine_features(record: Record, options: recipe.Recipe, manifest: dict[str,
     told = manifest.get("features")
     if not isinstance(told, dict) or not told.get("key"):
         return
-    root = runs.user_path(options.features.folder) if options.features.folder else runs.cache_folder()
+    root = storage.user_path(options.features.folder) if options.features.folder else storage.cache_folder()
     folder = root / "features" / str(told["key"])
     if not (folder / KEY).is_file():
         record.note("no-features", folder, "its features are not here any more", "They are computed again when needed.")
@@ -29,7 +29,7 @@ def examine_features(record: Record, options: recipe.Recipe, manifest: dict[str,
     cut = Cut(told["cut"])
     if part.has("damaged-json") or not _is_quick(found, cut):
         return
-    facts = runs.read_json(folder / KEY)
+    facts = storage.read_json(folder / KEY)
     now = feature_key(
         found,
         checkpoint.load_processor(found),
