@@ -19,6 +19,12 @@ Look = Callable[[Sequence[Image.Image]], Float[Tensor, "picture token width"]]
 TELLING_CROP = 0.7
 """The least share of a photo that a view shows whose captions are to stay true."""
 
+LOST = 0.3
+"""Of a training photo's vision tokens; others of the same photo stand in for them."""
+
+NOISE = 0.3
+"""Added to a training photo's vision tokens, in standard deviations of each channel."""
+
 
 @dataclass(frozen=True)
 class Album:
@@ -27,14 +33,23 @@ class Album:
     tokens: Float16[Tensor, "view photo token width"]
     captions: Sequence[Sequence[str]]
     image_ids: Sequence[str]
+    spread: Float[Tensor, " width"]
+    """Standard deviation of each channel."""
 
     def __len__(self) -> int:
         return len(self.captions)
 
     def shown(self, photos: Sequence[int], dice: random.Random) -> Float[Tensor, "photo token width"]:
-        """Some view of each of the photos."""
+        """Some view of each of the photos, not as clear as it could be: so sharp are only photos seen in training."""
         views = [dice.randrange(len(self.tokens)) for _ in photos]
-        return self.tokens[views, list(photos)].float()
+        tokens = self.tokens[views, list(photos)].float()
+        drawn = torch.Generator().manual_seed(dice.getrandbits(32))
+        places, width = tokens.shape[1:]
+        others = torch.randint(0, places, (len(photos), places), generator=drawn)
+        lost = torch.rand(len(photos), places, generator=drawn) < LOST
+        read = torch.where(lost, others, torch.arange(places))
+        tokens = tokens.gather(1, read[:, :, None].expand(-1, -1, width))
+        return tokens + NOISE * self.spread * torch.randn(tokens.shape, generator=drawn)
 
     def references(self) -> References:
         """The captions as a scorer takes them."""
@@ -51,7 +66,7 @@ def album_of(photos: Photos, look: Look, *, views: int, seed: int) -> Album:
         )
 
     tokens = torch.cat(list(computed_ahead(seen, range(0, len(photos), 32), ahead=1)), dim=1)
-    return Album(tokens, photos.captions, photos.image_ids)
+    return Album(tokens, photos.captions, photos.image_ids, tokens[0, ::10].float().std((0, 1)))
 
 
 def _view(photos: Photos, number: int, kind: int, seed: int) -> Image.Image:
