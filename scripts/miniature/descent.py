@@ -43,9 +43,10 @@ def descend(stage: Stage[Batch], seed: int, checkpoint: Path, look: Callable[[],
     Raises `SystemExit` when the checkpoint is of another training.
     """
     optimizers = _optimizers(stage)
-    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
-    identity = {"stage": stage.name, "steps": stage.steps, "peaks": [group["peak"] for group in groups], "seed": seed}
+    peaks = [group["peak"] for group in (*stage.groups, *stage.matrices)]
+    identity = {"stage": stage.name, "steps": stage.steps, "peaks": peaks, "seed": seed}
     first = _restore(stage.learner, optimizers, identity, checkpoint)
+    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
     started, since = time.monotonic(), []
     for step, data in enumerate(computed_ahead(stage.batch, range(first, stage.steps), ahead=1), start=first):
         for group in groups:
