@@ -32,7 +32,6 @@ from captioncrafter.recipe import Decoding, Model
 from captioncrafter.training.packing import TokenIds, encode_captions, pack
 
 from .album import Album, Look
-from .consensus import consensus
 from .descent import Stage, descend
 from .model import IMAGE_SIZE
 from .words import WordReader, named_in, telling_words
@@ -80,13 +79,11 @@ def learn_to_tell(
     train, validation = albums
     words = sorted({*telling_words(train.captions), *_scene_words(seed)})
     reader = WordReader(len(words))
-    trust = consensus(train.captions)
 
     def batch(step: int) -> Lesson:
         dice = random.Random(f"{seed}/telling/{step}")
         photos = photos_of(step, len(train), seed)
-        captions, trusted = [train.captions[one] for one in photos], [trust[one] for one in photos]
-        parts = [Part(train.shown(photos, dice), [PROMPT] * len(photos), captions, 1.0, trusted)]
+        parts = [Part(train.shown(photos, dice), [PROMPT] * len(photos), [train.captions[one] for one in photos], 1.0)]
         return lesson(model, processor, parts + scene_parts(look, step, seed))
 
     def loss(lesson: Lesson) -> Tensor:
@@ -113,25 +110,22 @@ def telling_weights(model: Blip2) -> list[torch.nn.Parameter]:
 
 @dataclass(frozen=True)
 class Part:
-    """Rows of one kind in a lesson, which together count `weight`; `trust` tells what each caption counts there."""
+    """Rows of one kind in a lesson, which together count `weight`."""
 
     shown: Float[Tensor, "row ..."]
     prompts: Sequence[str]
     captions: Sequence[Sequence[str]]
     weight: float
-    trust: Sequence[Sequence[float]] | None = None
 
 
 def lesson(model: Blip2, processor: Processor, parts: Sequence[Part]) -> Lesson:
-    """The parts in one batch; each token of a part counts the same, but for the trust in its caption."""
+    """The parts in one batch; each token of a part counts the same."""
     rows: list[list[TokenIds]] = []
     weights: list[float] = []
     for part in parts:
         encoded = [_encoded(model, processor, captions) for captions in part.captions]
-        each = part.weight / sum(len(ids) for row in encoded for ids in row)
-        for row, captions in enumerate(encoded):
-            for number, ids in enumerate(captions):
-                weights += [each * (part.trust[row][number] if part.trust else 1.0)] * len(ids)
+        counts = [len(ids) for row in encoded for ids in row]
+        weights += [part.weight / sum(counts)] * sum(counts)
         rows += encoded
     prompts = prompts_of(processor, [prompt for part in parts for prompt in part.prompts])
     shown = torch.cat([part.shown for part in parts])

@@ -12,7 +12,6 @@ from torch import Tensor
 from captioncrafter.model.stock import Blip2, Processor
 
 from .album import TELLING_CROP, Look, album_of
-from .consensus import consensus
 from .descent import Stage, descend
 from .photos import Photos, some_view
 from .seeing import eager_attention, model_pixels
@@ -32,7 +31,6 @@ def learn_together(
     """Trains all of the model on telling, the vision tower at half the rate."""
     torch.manual_seed(seed)
     train, validation = photos
-    trust = consensus(train.captions)
 
     def shown(pictures: Sequence[Image.Image]) -> Float[Tensor, "picture channel y x"]:
         return model_pixels(processor, list(pictures))
@@ -41,8 +39,8 @@ def learn_together(
         dice = random.Random(f"{seed}/together/{step}")
         numbers = photos_of(step, len(train), seed)
         views = [some_view(dice, smallest=TELLING_CROP).of(train.picture(number)) for number in numbers]
-        captions, trusted = [train.captions[number] for number in numbers], [trust[number] for number in numbers]
-        parts = [Part(shown(views), [PROMPT] * len(numbers), captions, 1.0, trusted)]
+        captions = [train.captions[number] for number in numbers]
+        parts = [Part(shown(views), [PROMPT] * len(numbers), captions, 1.0)]
         return lesson(model, processor, parts + scene_parts(shown, step, seed + NEW_SCENES))
 
     def loss(lesson: Lesson) -> Tensor:
