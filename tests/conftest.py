@@ -87,18 +87,6 @@ def _shared(name: str) -> Path:
     return path
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]):
-    """A skip whose reason is not listed is a failure: a test that silently stops running proves nothing."""
-    report = yield
-    if report.skipped and not hasattr(report, "wasxfail"):
-        reason = report.longrepr[2].removeprefix("Skipped: ") if isinstance(report.longrepr, tuple) else ""
-        if reason not in ALLOWED_SKIPS.read_text(encoding="utf-8").splitlines():
-            report.outcome = "failed"
-            report.longrepr = f"{item.nodeid}: skipped for a reason that {ALLOWED_SKIPS.name} does not list: {reason}"
-    return report
-
-
 @pytest.fixture
 def synced(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """What is synced to disk, in order; Linux tells which file a descriptor is."""
@@ -119,3 +107,15 @@ def ended() -> int:
     process = subprocess.Popen([sys.executable, "-S", "-c", ""])
     process.wait()
     return process.pid
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]):
+    """A skip whose reason is not listed is a failure: a test that silently stops running proves nothing."""
+    report = yield
+    if report.skipped and not hasattr(report, "wasxfail"):
+        reason = report.longrepr[2].removeprefix("Skipped: ") if isinstance(report.longrepr, tuple) else ""
+        if reason not in ALLOWED_SKIPS.read_text(encoding="utf-8").splitlines():
+            report.outcome = "failed"
+            report.longrepr = f"{item.nodeid}: skipped for a reason that {ALLOWED_SKIPS.name} does not list: {reason}"
+    return report

@@ -51,6 +51,7 @@ def descend(stage: Stage[Batch], seed: int, checkpoint: Path, look: Callable[[],
     for step, data in enumerate(computed_ahead(stage.batch, range(first, stage.steps), ahead=1), start=first):
         for group in groups:
             group["lr"] = group["peak"] * _rate(step, stage.steps)
+        torch.manual_seed(seed + step)  # of dropout: after a stop, a step draws what it would have drawn
         loss = stage.loss(data)
         stage.learner.zero_grad()
         loss.backward()
@@ -69,7 +70,10 @@ def descend(stage: Stage[Batch], seed: int, checkpoint: Path, look: Callable[[],
 
 
 def _optimizers(stage: Stage[Any]) -> list[torch.optim.Optimizer]:
-    """Muon (Jordan et al., 2024), with steps as long as AdamW's (Liu et al., 2025), took a third fewer to see alike."""
+    """AdamW, and Muon (Jordan et al., 2024) with steps as long as AdamW's (Liu et al., 2025), which sees sooner.
+
+    docs/log.md has the figures, under "seeing by Muon".
+    """
     optimizers: list[torch.optim.Optimizer] = [
         torch.optim.AdamW(list(stage.groups), betas=(0.9, 0.98), weight_decay=WEIGHT_DECAY)
     ]
@@ -91,8 +95,10 @@ def _restore(
     if not checkpoint.exists():
         return 0
     state = torch.load(checkpoint, weights_only=True)
-    if state["identity"] != identity:
-        raise SystemExit(f"{checkpoint} is of {state['identity']}: remove it, or give the same options.")
+    if state["identity"] != identity or "optimizers" not in state:
+        raise SystemExit(
+            f"{checkpoint} is of {state['identity']}: remove it and those of later stages, or give the same options."
+        )
     learner.load_state_dict(state["learner"])
     for optimizer, known in zip(optimizers, state["optimizers"], strict=True):
         optimizer.load_state_dict(known)

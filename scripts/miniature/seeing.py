@@ -17,7 +17,7 @@ from captioncrafter.data.scenes.world import COLOURS, SHAPES, SIZES
 from captioncrafter.model.stock import Blip2, Processor
 
 from .collages import IGNORE, collage, under_cells
-from .descent import Stage, descend
+from .descent import Group, Stage, descend
 from .model import PATCH_SIZE, SIDE, VISION_LAYERS, WIDTH
 from .photos import WHOLE, Photos, scaled, some_view
 from .teacher import CLASSES, HINT_WIDTH, Seen, Teacher
@@ -33,7 +33,7 @@ WHOLE_WEIGHT, HINT_WEIGHT, CLASSES_WEIGHT, WORDS_WEIGHT, SHAPES_WEIGHT = 0.2, 0.
 
 
 MATRICES_RATE = 3.0
-"""Times the rate of other weights, with which the tower's matrices learn."""
+"""How many times as fast as other weights the encoder's matrices learn."""
 
 
 @dataclass(frozen=True)
@@ -119,12 +119,18 @@ def learn_to_see(
         )
 
     model.eval()
-    matrices = [weight for weight in model.vision_model.encoder.parameters() if weight.ndim == 2]
-    known = {id(weight) for weight in matrices}
-    groups = [{"params": [weight for weight in learner.parameters() if id(weight) not in known], "peak": rate}]
-    turned = [{"params": matrices, "peak": MATRICES_RATE * rate}]
+    groups, matrices = learning_groups(learner, model.vision_model.encoder, rate)
+    stage = Stage("seeing", steps, learner, groups, batch, loss, look_every=500, matrices=matrices)
     with eager_attention(model):
-        descend(Stage("seeing", steps, learner, groups, batch, loss, 500, turned), seed, checkpoint, look)
+        descend(stage, seed, checkpoint, look)
+
+
+def learning_groups(learner: torch.nn.Module, encoder: torch.nn.Module, rate: float) -> tuple[list[Group], list[Group]]:
+    """The weights that learn by AdamW, and the encoder's matrices, which learn by Muon."""
+    matrices = [weight for weight in encoder.parameters() if weight.ndim == 2]
+    known = {id(weight) for weight in matrices}
+    others = [weight for weight in learner.parameters() if id(weight) not in known]
+    return [{"params": others, "peak": rate}], [{"params": matrices, "peak": MATRICES_RATE * rate}]
 
 
 def patch_over(pixels: Float[Tensor, "photo channel y x"], seen: Seen, dice: random.Random) -> None:

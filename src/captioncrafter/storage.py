@@ -1,4 +1,4 @@
-"""How files get onto disk: whole, or not at all; and how JSON is read back, by name and line where it cannot be.
+"""How files get onto disk, whole or not at all, and where they lie; reading JSON, by name and line where it fails.
 
 Every file is written under a temporary name in its own folder, synced, then renamed, so that a reader (or a kill at
 any moment) finds the old file or the new one and never a part.

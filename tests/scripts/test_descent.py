@@ -19,10 +19,12 @@ class Stopped(Exception):
 
 def learner() -> torch.nn.Module:
     torch.manual_seed(0)
-    return torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.GELU(), torch.nn.Linear(8, 2))
+    return torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.GELU(), torch.nn.Dropout(0.5), torch.nn.Linear(8, 2))
 
 
-def stage(trained: torch.nn.Module, *, steps: int = STEPS, stop_at: int | None = None) -> Stage[Tensor]:
+def stage(
+    trained: torch.nn.Module, *, steps: int = STEPS, peak: float = 0.3, stop_at: int | None = None
+) -> Stage[Tensor]:
     def batch(step: int) -> Tensor:
         return torch.randn(5, 4, generator=torch.Generator().manual_seed(step))
 
@@ -36,7 +38,7 @@ def stage(trained: torch.nn.Module, *, steps: int = STEPS, stop_at: int | None =
 
     matrices = [weight for weight in trained.parameters() if weight.ndim == 2]
     rest = [weight for weight in trained.parameters() if weight.ndim == 1]
-    groups, turned = [{"params": rest, "peak": 0.1}], [{"params": matrices, "peak": 0.3}]
+    groups, turned = [{"params": rest, "peak": 0.1}], [{"params": matrices, "peak": peak}]
     return Stage("trial", steps, trained, groups, batch, loss, look_every=STEPS, matrices=turned)
 
 
@@ -87,10 +89,11 @@ def test_a_stage_that_has_ended_is_not_run_again(tmp_path: Path, whole: Tensor):
     "other",
     [
         lambda path: descend(stage(learner(), steps=STEPS + 1), 0, path),
+        lambda path: descend(stage(learner(), peak=0.2), 0, path),
         lambda path: descend(stage(learner()), 1, path),
     ],
-    ids=["steps", "seed"],
+    ids=["steps", "peak", "seed"],
 )
 def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path, whole: Tensor, other: Callable[[Path], None]):
-    with pytest.raises(SystemExit, match="remove it, or give the same options"):
+    with pytest.raises(SystemExit, match="remove it and those of later stages"):
         other(tmp_path / "whole.pt")

@@ -7,7 +7,7 @@ import torch
 
 from miniature.model import IMAGE_SIZE, PATCH_SIZE, SIDE
 from miniature.photos import WHOLE, View, some_view
-from miniature.seeing import patch_over
+from miniature.seeing import learning_groups, patch_over
 from miniature.teacher import Panorama, Seen
 
 PHOTOS = 4
@@ -71,3 +71,14 @@ def test_views_lie_inside_the_photo():
     for view in [WHOLE, *(some_view(dice) for _ in range(200))]:
         assert view.left >= 0 and view.top >= 0
         assert view.left + view.across <= 1 + 1e-9 and view.top + view.down <= 1 + 1e-9
+
+
+def test_every_weight_of_the_first_stage_learns_by_exactly_one_optimizer():
+    encoder = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.LayerNorm(3))
+    learner = torch.nn.ModuleDict({"vision": torch.nn.Sequential(torch.nn.Conv2d(3, 3, 2), encoder)})
+    learner["classes"] = torch.nn.Linear(3, 9)
+
+    (others,), (matrices,) = learning_groups(learner, encoder, rate=1e-3)
+
+    assert [id(weight) for weight in matrices["params"]] == [id(encoder[0].weight)]
+    assert sorted(map(id, [*others["params"], *matrices["params"]])) == sorted(map(id, learner.parameters()))

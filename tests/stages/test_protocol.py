@@ -11,8 +11,8 @@ from captioncrafter.data.splits import CaptionedImages, load_splits
 from captioncrafter.metrics.references import References
 from captioncrafter.recipe import Data, Recipe
 from captioncrafter.runs import Run
-from captioncrafter.storage import write_json
 from captioncrafter.stages.protocol import Trained, corpus, describe_corpus
+from captioncrafter.storage import write_json
 from tiny import captions_of_picture, picture, write_tiny_dataset
 
 

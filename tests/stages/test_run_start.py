@@ -18,8 +18,8 @@ def options(tiny_checkpoint: Path, tmp_path: Path) -> recipe.Recipe:
     return tiny_recipe(tiny_checkpoint, tmp_path / "data")
 
 
-def stop_at_the_first_step(options: recipe.Recipe, out: Path) -> None:
-    """Begins a run and leaves it unfinished: its learning rate makes the first step fail."""
+def stop_after_a_ruinous_step(options: recipe.Recipe, out: Path) -> None:
+    """Begins a run and leaves it unfinished: its learning rate ruins the weights, and a later step is not finite."""
     broken = options.model_copy(update={"training": options.training.model_copy(update={"learning_rate": 1e30})})
     with pytest.raises(CaptionCrafterError, match="the loss is"):
         train(broken, out)
@@ -40,7 +40,7 @@ def test_a_command_that_failed_before_the_first_step_can_be_given_again(options:
 
 def test_other_data_in_the_same_place_is_refused_on_resume(options: recipe.Recipe, tmp_path: Path):
     write_tiny_dataset(tmp_path / "data")
-    stop_at_the_first_step(options, tmp_path / "run")
+    stop_after_a_ruinous_step(options, tmp_path / "run")
     write_tiny_dataset(tmp_path / "data", train=9)
 
     with pytest.raises(InputError, match=r"has changed since:\n  data\.train\.images: 6 in the run, 9 now"):
@@ -50,7 +50,7 @@ def test_other_data_in_the_same_place_is_refused_on_resume(options: recipe.Recip
 def test_another_checkpoint_in_the_same_place_is_refused_on_resume(tmp_path: Path):
     base = write_tiny_checkpoint(tmp_path / "base")
     options = tiny_recipe(base, write_tiny_dataset(tmp_path / "data"))
-    stop_at_the_first_step(options, tmp_path / "run")
+    stop_after_a_ruinous_step(options, tmp_path / "run")
     write_tiny_checkpoint(base, seed=1)
 
     with pytest.raises(InputError, match=r"checkpoint\.weights"):
@@ -70,12 +70,13 @@ def test_the_run_can_be_used_from_another_folder(
 
 def test_a_run_that_stopped_at_a_step_that_is_not_finite_may_go_on_past_it(options: recipe.Recipe, tmp_path: Path):
     write_tiny_dataset(tmp_path / "data")
-    stop_at_the_first_step(options, tmp_path / "run")
+    stop_after_a_ruinous_step(options, tmp_path / "run")
     skipping = options.training.model_copy(update={"on_nonfinite": "skip"})
 
     result = train(options.model_copy(update={"training": skipping}), tmp_path / "run", resume=True)
 
     assert result.steps > 0
+    assert result.skipped > 0
 
 
 def test_a_run_cannot_branch_off_itself(options: recipe.Recipe, tmp_path: Path):

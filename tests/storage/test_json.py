@@ -65,15 +65,3 @@ def test_a_json_line_that_is_no_object_is_refused_by_its_number(tmp_path: Path, 
         storage.read_jsonl(tmp_path / "a.jsonl")
 
     assert str(refused.value) == f"{tmp_path / 'a.jsonl'}, line 3: {fault}"
-
-
-def test_the_cache_is_where_the_environment_says(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("CAPTIONCRAFTER_CACHE", "~/features")
-
-    assert storage.cache_folder() == Path.home() / "features"
-
-
-def test_the_cache_is_in_the_home_folder_by_default(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.delenv("CAPTIONCRAFTER_CACHE")
-
-    assert storage.cache_folder() == Path.home() / ".cache" / "captioncrafter"

@@ -13,6 +13,7 @@ from captioncrafter.model import lora
 from captioncrafter.model.stock import Tuned
 from captioncrafter.training.batches import Schedule
 from captioncrafter.training.guard import Stopped
+from captioncrafter.training.loop import _Loop
 from loops import (
     EACH,
     assert_same_end,
@@ -67,6 +68,39 @@ def test_the_state_before_a_step_that_is_not_finite_is_kept_where_no_checkpoint_
     fit(start, tmp_path / "stopped", source=bad, on_nonfinite="skip")
 
     assert_same_end(tmp_path / "stopped", tmp_path / "whole")
+
+
+@pytest.mark.parametrize("every", [2, 100])
+def test_the_state_before_it_is_kept_where_a_device_is_looked_at_a_step_late(
+    start: Beginning, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every: int
+):
+    check = _Loop._check
+    monkeypatch.setattr(_Loop, "_check", lambda self, *, keep=None: check(self, keep=0 if keep is None else 1))
+    bad, seldom = with_a_bad_image(start), {"checkpoint_every_steps": every, "log_every_steps": every}
+    fit(start, tmp_path / "whole", source=bad, on_nonfinite="skip", **seldom)
+
+    with pytest.raises(CaptionCrafterError, match=r"step 2: .*kept in .*step-000001"):
+        fit(start, tmp_path / "stopped", source=bad, **seldom)
+    fit(start, tmp_path / "stopped", source=bad, on_nonfinite="skip", **seldom)
+
+    assert_same_end(tmp_path / "stopped", tmp_path / "whole")
+
+
+def test_the_checkpoint_that_was_due_stays_beside_the_state_before_it(start: Beginning, tmp_path: Path):
+    def source(images: Sequence[int], *, step: int) -> Tensor:
+        return start.features[list(images)] * (float("nan") if step == 3 else 1.0)
+
+    with pytest.raises(CaptionCrafterError, match=r"step 4: .*kept in .*step-000003"):
+        fit(
+            start,
+            tmp_path,
+            source=source,
+            checkpoint_every_steps=2,
+            keep_checkpoints=1,
+            validation={"every_epochs": 3.0},
+        )
+
+    assert sorted(path.name for path in tmp_path.glob("checkpoints/step-*")) == ["step-000002", "step-000003"]
 
 
 def test_a_state_that_cannot_be_kept_hides_nothing_of_why_the_run_stops(start: Beginning, tmp_path: Path):

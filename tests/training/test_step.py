@@ -179,7 +179,7 @@ def test_a_step_that_is_not_finite_changes_nothing(start: Beginning, make_steppe
 
 
 @pytest.mark.parametrize(("on_nonfinite", "goes_on"), [("stop", False), ("skip", True)])
-def test_no_step_after_one_that_stops_the_run_changes_anything(
+def test_steps_after_one_that_is_not_finite_change_weights_only_where_it_is_set_aside(
     start: Beginning, make_stepper: MakeStepper, on_nonfinite: str, goes_on: bool
 ):
     stepper = make_stepper(start, size=2, source=spoiling(start, float("nan")), on_nonfinite=on_nonfinite)

@@ -63,7 +63,7 @@ def save(
     Those of later steps go too: a run is only ever behind one that it passed over as damaged. A write that fails
     raises `OSError` and leaves the older ones as they were.
     """
-    path = folder / _name(progress.step)
+    path = folder / name_of(progress.step)
     with storage.replacing_folder(path) as temporary:
         _write(temporary / _WEIGHTS, {name: p.detach().cpu() for name, p in parameters.items()})
         _write(temporary / _OPTIMIZER, _optimizer_tensors(parameters, optimizer))
@@ -74,7 +74,7 @@ def save(
         _copy_weights_to(folder / _BEST, path)
     steps = _newest_first(folder)
     at = steps.index(path)
-    best = None if progress.best_step is None else _name(progress.best_step)
+    best = None if progress.best_step is None else name_of(progress.best_step)
     for old in (*steps[:at], *steps[at + keep :]):
         if old.name != best:
             shutil.rmtree(old)
@@ -150,7 +150,7 @@ def renewed_best(path: Path) -> Path | None:
 
 
 def _places_of_best(path: Path, step: int) -> tuple[Path, Path]:
-    return path.with_name(_name(step)), path.with_name(_BEST)
+    return path.with_name(name_of(step)), path.with_name(_BEST)
 
 
 def _holds_weights_of(place: Path, step: int) -> bool:
@@ -177,7 +177,8 @@ def copy_weights(path: Path, parameters: dict[str, nn.Parameter]) -> None:
             parameter.copy_(stored[name])
 
 
-def _name(step: int) -> str:
+def name_of(step: int) -> str:
+    """The name of the checkpoint after `step` steps."""
     return f"step-{step:06d}"
 
 
@@ -215,7 +216,7 @@ def _loss_of_its_best(path: Path) -> str | None:
     step = _best_step(path)
     if step is None or best_of(path) is not None:
         return None
-    return f"{path.with_name(_name(step))} holds its best weights and is not whole, nor is the copy in {_BEST}"
+    return f"{path.with_name(name_of(step))} holds its best weights and is not whole, nor is the copy in {_BEST}"
 
 
 def _best_step(path: Path) -> int | None:

@@ -68,7 +68,7 @@ def fit(
 
     Goes on from the run's newest good checkpoint when there is one. Raises `Stopped` after a signal or once
     `stop_after_s` seconds are over, with a checkpoint written, and `CaptionCrafterError` on a loss that is not finite,
-    naming step and images.
+    naming step and images, with the state before that step written as a checkpoint where one was done.
     """
     return _Loop(trainee, options, run, validate, save_best, processes).run_to_the_end(stop_after_s)
 
@@ -96,6 +96,8 @@ class _Loop:
         self.progress = Progress()
         self.every_steps = max(1, round(self.validation.every_epochs * self.schedule.steps_per_epoch))
         self.unchecked: list[Update] = []
+        self.saved_step = 0
+        """The step of the newest checkpoint; before the first one there is nothing to keep."""
 
     def run_to_the_end(self, stop_after_s: float | None) -> FitResult:
         """Every step from where the run stands to its last."""
@@ -135,6 +137,7 @@ class _Loop:
             self._renew_adapter(folder / name)
         self.progress = checkpoint.restore(folder / name, self.stepper.parameters, self.stepper.optimizer)
         self.stepper.halvings = self.progress.halvings
+        self.saved_step = self.progress.step
         self.journal.go_on(self.progress.step, self.progress.window, every_steps=self.training.log_every_steps)
         events.say(f"going on after step {self.progress.step} of {self.schedule.steps}")
 
@@ -197,15 +200,18 @@ class _Loop:
 
     def _kept(self) -> str:
         """Writes the state before the step that was not finite, which the weights still have; says where it is."""
-        if self.progress.step == 0:
+        folder, step = self.run.path / runs.CHECKPOINTS, self.progress.step
+        if step == 0:
             return "No step was done before it."
-        try:
-            self._write_checkpoint()
-        except OSError as error:
-            newest = checkpoint.newest_good(self.run.path / runs.CHECKPOINTS)
-            instead = f"the newest that was is {newest}." if newest else "none was before."
-            return f"The state before it could not be written ({error}); {instead}"
-        return f"The state before it is kept in {checkpoint.newest_good(self.run.path / runs.CHECKPOINTS)}."
+        if step != self.saved_step:
+            try:
+                # One more than usual: this state may be on the way to ruin, though it is finite.
+                self._write_checkpoint(keep=self.training.keep_checkpoints + 1)
+            except OSError as error:
+                newest = checkpoint.newest_good(folder)
+                instead = f"the newest that was is {newest}." if newest else "none was before."
+                return f"The state before it could not be written ({error}); {instead}"
+        return f"The state before it is kept in {folder / checkpoint.name_of(step)}."
 
     def _stop_if_asked(self, stop: guard.StopRequest) -> None:
         several_gpus = self.processes.world > 1 and self.trainee.device.type != "cpu"
@@ -247,9 +253,9 @@ class _Loop:
     def _save(self) -> None:
         """A checkpoint of where the run stands, unless what led here turns out not to be finite."""
         self._check()
-        self._write_checkpoint()
+        self._write_checkpoint(keep=self.training.keep_checkpoints)
 
-    def _write_checkpoint(self) -> None:
+    def _write_checkpoint(self, *, keep: int) -> None:
         self.progress = replace(self.progress, window=self.journal.window.to_json(), halvings=self.stepper.halvings)
         if self.processes.is_main:
             checkpoint.save(
@@ -257,6 +263,7 @@ class _Loop:
                 self.progress,
                 self.stepper.parameters,
                 self.stepper.optimizer,
-                keep=self.training.keep_checkpoints,
+                keep=keep,
             )
         self.processes.barrier()
+        self.saved_step = self.progress.step

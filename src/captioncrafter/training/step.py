@@ -47,7 +47,8 @@ class Stepper:
         self.parameters = lora.trainable(tuned)
         self.optimizer = optimizer.adamw(self.parameters.values(), self.training)
         self.halvings = 0
-        self.sound = torch.ones((), dtype=torch.bool, device=device)
+        self._sound = torch.ones((), dtype=torch.bool, device=device)
+        """Whether the newest step is finite, and where one that is not stops the run, all before it too."""
 
     @property
     def images_per_batch(self) -> int:
@@ -69,8 +70,8 @@ class Stepper:
         norm = optimizer.clipped(self.parameters.values(), self.training.max_grad_norm)
         finite = norm.isfinite() & loss.isfinite()
         stops = self.training.on_nonfinite == "stop"
-        self.sound = finite & self.sound if stops else finite
-        optimizer.update_if(self.optimizer, self.sound)
+        self._sound = finite & self._sound if stops else finite
+        optimizer.update_if(self.optimizer, self._sound)
         captions = sum(len(self.feed.images.captions[image]) for image in chosen)
         return Update(step, loss, norm, finite, tokens, captions)
 
