@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from captioncrafter.errors import CheckpointError, PreflightError
 from captioncrafter.model import lora, weights
 from captioncrafter.model.captioning import PackedCaptions
 from captioncrafter.model.cut import Cut, deepest_cut
+from captioncrafter.training import preflight
 from captioncrafter.training.preflight import Subject, check
 from captioncrafter.training.probe import Probe, observe, stock_loss
 from trainees import CPU, PROMPT, Beginning
@@ -235,6 +237,18 @@ AT_EVERY_CUT = (
     an_adapter_that_is_not_zero,
     a_projection_of_zeros,
 )
+
+
+@pytest.mark.parametrize(("ours", "stock", "passes"), [(0.0189, 0.0181, True), (0.06, 0.02, False), (4.1, 4.0, True)])
+def test_rounding_is_told_from_another_loss_however_sure_the_base_is(
+    t5: Beginning, monkeypatch: pytest.MonkeyPatch, ours: float, stock: float, passes: bool
+):
+    case = case_of(t5, dtype=torch.bfloat16)
+    case.subject = replace(case.subject, stock_loss=stock)
+    monkeypatch.setattr(preflight, "_packed_loss", lambda subject, probe: ours)
+
+    with nullcontext() if passes else pytest.raises(PreflightError, match="the training step's loss is"):
+        case.check()
 
 
 def name_of(value: object) -> str:
