@@ -26,7 +26,13 @@ def stopped(scorer: CaptionScorer) -> Iterator[psutil.Process]:
     assert scorer.process is not None
     process = psutil.Process(scorer.process.pid)
     process.suspend()
+    while not all(map(_is_suspended, Path(f"/proc/{process.pid}/task").glob("*/stat"))):
+        time.sleep(0.01)  # the signal comes to one thread after the other, and one on another core may still answer
     yield process
+
+
+def _is_suspended(thread: Path) -> bool:
+    return thread.read_text().rpartition(")")[2].split()[0] == "T"
 
 
 def run_python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
