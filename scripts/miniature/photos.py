@@ -97,6 +97,14 @@ def some_view(dice: random.Random, *, smallest: float = SMALLEST_CROP) -> View:
     return View(left, top, across, down, dice.random() < 0.5, dice.uniform(0.7, 1.3), dice.uniform(0.5, 1.5))
 
 
+def photos_of(step: int, photos: int, seed: int, *, at_once: int) -> list[int]:
+    """The numbers of the photos of a step: every epoch has its own order."""
+    steps = photos // at_once
+    order = torch.randperm(photos, generator=torch.Generator().manual_seed(seed + step // steps))
+    first = step % steps * at_once
+    return order[first : first + at_once].tolist()
+
+
 def scaled(
     pictures: Sequence[Image.Image], mean: Sequence[float], deviation: Sequence[float]
 ) -> Float[Tensor, "picture channel y x"]:

@@ -19,7 +19,7 @@ from captioncrafter.model.stock import Blip2, Processor
 from .collages import IGNORE, collage, under_cells
 from .descent import Group, Stage, descend
 from .model import PATCH_SIZE, SIDE, VISION_LAYERS, WIDTH
-from .photos import WHOLE, Photos, scaled, some_view
+from .photos import WHOLE, Photos, photos_of, scaled, some_view
 from .teacher import CLASSES, HINT_WIDTH, Seen, Teacher
 from .words import WordReader, average_precision, named_in, telling_words
 
@@ -72,7 +72,7 @@ def learn_to_see(
 
     def batch(step: int) -> _Batch:
         dice = random.Random(f"{seed}/view/{step}")
-        numbers = _shuffled_for(step, len(train), seed)
+        numbers = photos_of(step, len(train), seed, at_once=PHOTOS_PER_STEP)
         views = [some_view(dice) for _ in numbers]
         pictures = [view.of(train.picture(number)) for number, view in zip(numbers, views, strict=True)]
         shapes = [collage(f"{seed}/collage/{step}/{number}") for number in range(COLLAGES_PER_STEP)]
@@ -195,14 +195,6 @@ def model_pixels(processor: Processor, pictures: list[Image.Image]) -> Float[Ten
     """Pictures of the model's size as the model reads them."""
     images = processor.image_processor
     return scaled(pictures, images.image_mean, images.image_std)
-
-
-def _shuffled_for(step: int, photos: int, seed: int) -> list[int]:
-    """The photos of a step: every epoch has its own order."""
-    steps = photos // PHOTOS_PER_STEP
-    order = torch.randperm(photos, generator=torch.Generator().manual_seed(seed + step // steps))
-    first = step % steps * PHOTOS_PER_STEP
-    return order[first : first + PHOTOS_PER_STEP].tolist()
 
 
 class _Reader(torch.nn.Module):

@@ -34,6 +34,7 @@ from captioncrafter.training.packing import TokenIds, encode_captions, pack
 from .album import Album, Look
 from .descent import Stage, descend
 from .model import IMAGE_SIZE
+from .photos import photos_of
 from .words import WordReader, named_in, telling_words
 
 PHOTOS_PER_STEP = 8
@@ -82,7 +83,7 @@ def learn_to_tell(
 
     def batch(step: int) -> Lesson:
         dice = random.Random(f"{seed}/telling/{step}")
-        photos = photos_of(step, len(train), seed)
+        photos = photos_of(step, len(train), seed, at_once=PHOTOS_PER_STEP)
         parts = [Part(train.shown(photos, dice), [PROMPT] * len(photos), [train.captions[one] for one in photos], 1.0)]
         return lesson(model, processor, parts + scene_parts(look, step, seed))
 
@@ -186,14 +187,6 @@ def costs(
         states = target_states(model, context, lesson.captions)
     logits: Any = model.get_output_embeddings()(states.float())
     return functional.cross_entropy(logits, lesson.captions.targets, reduction="none", label_smoothing=smoothing)
-
-
-def photos_of(step: int, photos: int, seed: int) -> list[int]:
-    """The photos of a step: every epoch has its own order."""
-    steps = photos // PHOTOS_PER_STEP
-    order = torch.randperm(photos, generator=torch.Generator().manual_seed(seed + step // steps))
-    first = step % steps * PHOTOS_PER_STEP
-    return order[first : first + PHOTOS_PER_STEP].tolist()
 
 
 GREEDY = Decoding(num_beams=1, max_new_tokens=24)

@@ -13,9 +13,9 @@ from captioncrafter.model.stock import Blip2, Processor
 
 from .album import TELLING_CROP, Look, album_of
 from .descent import Stage, descend
-from .photos import Photos, some_view
+from .photos import Photos, photos_of, some_view
 from .seeing import eager_attention, model_pixels
-from .telling import PROMPT, Lesson, Part, costs, gathered, lesson, photos_of, scene_parts, telling_weights, told
+from .telling import PHOTOS_PER_STEP, PROMPT, Lesson, Part, costs, gathered, lesson, scene_parts, telling_weights, told
 
 NEW_SCENES = 2
 """Added to the seed: other scenes than the stage before has told."""
@@ -37,7 +37,7 @@ def learn_together(
 
     def batch(step: int) -> Lesson:
         dice = random.Random(f"{seed}/together/{step}")
-        numbers = photos_of(step, len(train), seed)
+        numbers = photos_of(step, len(train), seed, at_once=PHOTOS_PER_STEP)
         views = [some_view(dice, smallest=TELLING_CROP).of(train.picture(number)) for number in numbers]
         captions = [train.captions[number] for number in numbers]
         parts = [Part(shown(views), [PROMPT] * len(numbers), captions, 1.0)]

@@ -106,7 +106,9 @@ def test_the_checkpoint_that_was_due_stays_beside_the_state_before_it(start: Beg
 def test_a_state_that_cannot_be_kept_hides_nothing_of_why_the_run_stops(start: Beginning, tmp_path: Path):
     (tmp_path / "checkpoints").write_text("in the way")
 
-    with pytest.raises(CaptionCrafterError, match=r"step 2: the loss is nan .*could not be written .*none was before"):
+    with pytest.raises(
+        CaptionCrafterError, match=r"step 2: the loss is nan .*could not be written .*there is none before it"
+    ):
         fit(start, tmp_path, source=with_a_bad_image(start))
 
 

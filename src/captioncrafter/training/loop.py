@@ -209,7 +209,7 @@ class _Loop:
                 self._write_checkpoint(keep=self.training.keep_checkpoints + 1)
             except OSError as error:
                 newest = checkpoint.newest_good(folder)
-                instead = f"the newest that was is {newest}." if newest else "none was before."
+                instead = f"the newest that was is {newest}." if newest else "there is none before it."
                 return f"The state before it could not be written ({error}); {instead}"
         return f"The state before it is kept in {folder / checkpoint.name_of(step)}."
 
