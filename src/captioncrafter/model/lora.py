@@ -143,9 +143,14 @@ def _measure_magnitudes(tuned: Tuned) -> None:
             )
 
 
-def exact_start(lora: recipe.Lora) -> bool:
-    """Whether a fresh adapter leaves the model's outputs as they are to the last bit; others do up to rounding."""
-    return lora.init in ("kaiming", "gaussian", "mica") and not lora.use_dora
+def exact_start(tuned: Tuned, lora: recipe.Lora) -> bool:
+    """Whether a fresh adapter leaves the model's outputs as they are to the last bit; others do up to rounding.
+
+    So does the trained projection over a base in bfloat16: it computes in float32, and rounds once.
+    """
+    projection = tuned.get_base_model().get_submodule(PROJECTION)
+    rounds = hasattr(projection, "modules_to_save") and projection.original_module.weight.dtype != torch.float32
+    return lora.init in ("kaiming", "gaussian", "mica") and not lora.use_dora and not rounds
 
 
 def start_fingerprint(tuned: Tuned) -> str:

@@ -118,7 +118,7 @@ def _attached(
         stored=base.stored,
         name=base.checkpoint.name,
         stock_loss=stock,
-        exact_start=lora.exact_start(options.lora),
+        exact_start=lora.exact_start(tuned, options.lora),
         device=base.device,
     )
     measured = preflight.check(subject, probe)
