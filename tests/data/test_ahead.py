@@ -1,11 +1,12 @@
 """Work that goes on beside the model."""
 
+import os
 import threading
 from collections.abc import Iterator
 
 import pytest
 
-from captioncrafter.data.ahead import computed_ahead
+from captioncrafter.data.ahead import computed_ahead, decoding_threads
 
 
 def test_results_come_in_the_order_of_the_items_whichever_is_ready_first():
@@ -62,3 +63,23 @@ def test_threads_end_with_the_one_who_stops_listening():
     results.close()  # pyright: ignore[reportAttributeAccessIssue]
 
     assert threading.active_count() == before
+
+
+@pytest.mark.parametrize(("cores", "threads"), [(1, 2), (2, 2), (4, 4), (16, 8)])
+def test_images_are_decoded_on_every_core_up_to_eight(monkeypatch: pytest.MonkeyPatch, cores: int, threads: int):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(cores)))
+
+    assert decoding_threads() == threads
+
+
+def test_what_is_made_ahead_is_made_in_so_many_threads():
+    together = threading.Barrier(3, timeout=10)
+    names: set[str] = set()
+
+    def compute(item: int) -> int:
+        names.add(threading.current_thread().name)
+        together.wait()
+        return item
+
+    assert list(computed_ahead(compute, range(9), ahead=9, threads=3)) == list(range(9))
+    assert len(names) == 3

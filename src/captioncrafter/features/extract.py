@@ -1,11 +1,12 @@
 """Runs the frozen prefix once per image and keeps what it gives.
 
-Decoding and preprocessing happen in threads beside the model, so that the device does not wait for JPEGs.
+Decoding and preprocessing happen in threads beside the model, image by image, so that the device does not wait for
+JPEGs.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import chain, groupby, islice
 
 import torch
 from jaxtyping import Float
@@ -13,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from captioncrafter import events, recipe
-from captioncrafter.data.ahead import computed_ahead
+from captioncrafter.data.ahead import computed_ahead, decoding_threads
 from captioncrafter.features.store import FeatureStore
 from captioncrafter.model.cut import Cut
 from captioncrafter.model.prefix import features_at
@@ -52,14 +53,17 @@ def extract(
         return 0
     done, size = 0, features.images_per_batch
 
-    def prepare(batch: Sequence[str]) -> Float[Tensor, "image channel row column"]:
-        return pixel_values(processor, [wanted[name].decode() for name in batch])
+    def prepare(name: str) -> Float[Tensor, "1 channel row column"]:
+        return pixel_values(processor, [wanted[name].decode()])
 
     with events.progress("features", len(wanted), done=len(wanted) - len(missing)) as bar:
-        for part in _parts(missing, wanted):
+        parts = _parts(missing, wanted)
+        ready = computed_ahead(prepare, chain.from_iterable(parts), ahead=2 * size, threads=decoding_threads())
+        for part in parts:
             batches = [part[at : at + size] for at in range(0, len(part), size)]
             computed: list[Tensor] = []
-            for batch, pixels in zip(batches, computed_ahead(prepare, batches), strict=True):
+            for batch in batches:
+                pixels = torch.cat(list(islice(ready, len(batch))))
                 prompts = stacked([wanted[name].prompt for name in batch], pad_id=0).to(device)
                 computed.append(features_at(model, pixels.to(device), cut, prompts).float().cpu())
                 bar.advance(len(batch))
