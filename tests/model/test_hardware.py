@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from captioncrafter.errors import InputError
-from captioncrafter.model.hardware import Arithmetic, arithmetic_for, device_for
+from captioncrafter.model.hardware import Arithmetic, arithmetic_for, compute_exactly, device_for
 
 CPU = torch.device("cpu")
 
@@ -36,3 +36,17 @@ def test_auto_is_never_float16():
 
 def test_auto_is_float32_where_bfloat16_is_not_computed_in():
     assert arithmetic_for("auto", torch.device("meta")) == Arithmetic(torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "left_on"),
+    [("cuda", torch.float32, False), ("cuda", torch.bfloat16, True), ("cpu", torch.float32, True)],
+)
+def test_float32_on_a_gpu_keeps_its_convolutions_from_tf32(
+    monkeypatch: pytest.MonkeyPatch, device: str, dtype: torch.dtype, left_on: bool
+):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+
+    compute_exactly(Arithmetic(dtype), torch.device(device))
+
+    assert torch.backends.cudnn.allow_tf32 is left_on

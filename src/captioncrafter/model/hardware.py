@@ -57,6 +57,15 @@ def arithmetic_for(precision: Precision, device: torch.device) -> Arithmetic:
     return Arithmetic({"auto": plain, "bf16": torch.bfloat16, "fp32": torch.float32}[precision])
 
 
+def compute_exactly(arithmetic: Arithmetic, device: torch.device) -> None:
+    """Keeps cuDNN from computing float32 convolutions in TF32, 10 bits of mantissa for 23, as it does by default.
+
+    For this process, where `arithmetic` is float32 on a GPU: matrix products are whole by torch's own default.
+    """
+    if device.type == "cuda" and arithmetic.dtype == torch.float32:
+        torch.backends.cudnn.allow_tf32 = False
+
+
 def _computes_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)

@@ -15,7 +15,7 @@ from captioncrafter.errors import CheckpointError, counted
 from captioncrafter.model import weights
 from captioncrafter.model.checkpoint import Checkpoint, load_config, load_small_parts, quiet_transformers
 from captioncrafter.model.cut import is_decoder_only
-from captioncrafter.model.hardware import Arithmetic
+from captioncrafter.model.hardware import Arithmetic, compute_exactly
 from captioncrafter.model.integrity import check_hashes
 from captioncrafter.model.stock import Blip2
 
@@ -43,6 +43,7 @@ def load_model(
     from transformers import Blip2ForConditionalGeneration
 
     quiet_bitsandbytes()
+    compute_exactly(arithmetic, device)
     stored = weights.stored_tensors(checkpoint.folder)
     check_hashes(sorted({tensor.file for tensor in stored.values()}), checkpoint.name)
     config = load_config(checkpoint)
