@@ -100,3 +100,14 @@ def test_what_torch_says_when_the_system_has_no_memory_is_known():
     assert is_out_of_memory(raised.value)
     assert is_out_of_memory(MemoryError())
     assert not is_out_of_memory(ValueError("can't allocate memory"))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported at some other API call",
+    ],
+)
+def test_memory_that_a_library_of_cuda_could_not_get_is_known(words: str):
+    assert is_out_of_memory(RuntimeError(words))

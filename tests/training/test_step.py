@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from captioncrafter.training.feed import FeatureSource
 from captioncrafter.training.processes import Processes
@@ -82,6 +83,33 @@ def test_under_dropout_two_processes_parts_add_up_to_the_step_of_one(start: Begi
 
     assert one_loss + other_loss == pytest.approx(whole_loss, rel=1e-6)
     close({name: one[name] + other[name] for name in one}, whole)
+
+
+class Waits(TorchDispatchMode):
+    """Counts how often a value is looked at, for which a GPU's queue would have to run empty."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("case", ["efficient", "fast", "quality", "opt"])
+def test_where_no_prompt_is_padded_a_step_looks_at_no_value(
+    exact: dict[str, Beginning], make_stepper: MakeStepper, case: str
+):
+    of_one_prompt = Beginning(exact[case].found.folder, exact[case].cut)
+    stepper = make_stepper(of_one_prompt, size=2, preset="efficient" if case == "opt" else case, dropout=0.05)
+    stepper.feed.batches(0, 2)  # those of the step after it are made in a thread, on the CPU as ever
+
+    with Waits() as waits:
+        update = stepper.update(1, RATE)
+
+    assert waits.count == 0
+    assert update.finite
 
 
 def test_a_process_that_halved_its_batches_still_has_its_part(exact: dict[str, Beginning], make_stepper: MakeStepper):

@@ -59,7 +59,7 @@ def target_states(model: Blip2, context: Context, captions: PackedCaptions) -> F
         input_ids=captions.token_ids,
         attention_mask=captions.mask,
         encoder_hidden_states=context.states,
-        encoder_attention_mask=context.mask,
+        encoder_attention_mask=context.needed_mask,
         use_cache=False,
     ).last_hidden_state
     if language_model.config.scale_decoder_outputs:

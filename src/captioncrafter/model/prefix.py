@@ -21,11 +21,17 @@ Features = Float[Tensor, "row ..."]
 class Context:
     """What the decoder attends to: T5's encoder states, or the embedded image and prompt that OPT goes on from.
 
-    `mask` is false where a shorter prompt was padded.
+    `mask` is false where a shorter prompt was padded; `padded` says whether one was, or may have been.
     """
 
     states: Float[Tensor, "row position width"]
     mask: Bool[Tensor, "row position"]
+    padded: bool = True
+
+    @property
+    def needed_mask(self) -> Bool[Tensor, "row position"] | None:
+        """The mask where it hides something: transformers looks whether a mask does, and that waits for the device."""
+        return self.mask if self.padded else None
 
 
 @torch.no_grad()
@@ -43,18 +49,18 @@ def features_at(model: Blip2, pixels: Float[Tensor, "row channel y x"], cut: Cut
 
 def context_of(model: Blip2, features: Features, cut: Cut, prompts: Prompts) -> Context:
     """What the decoder attends to, from what is known at `cut`."""
-    mask = prompts.positions
+    mask, padded = prompts.positions, prompts.padded
     if cut is Cut.ENCODER:
-        return Context(features.to(model.get_output_embeddings().weight.dtype), mask)
+        return Context(features.to(model.get_output_embeddings().weight.dtype), mask, padded)
     passed = False
     for at, step in _WAY:
         passed = passed or at is cut
         features = step(model, features) if passed else features
     embedded = _embedded(model, features, prompts)
     if is_decoder_only(model.config):
-        return Context(embedded, mask)
-    encoder = model.language_model.get_encoder()
-    return Context(encoder(inputs_embeds=embedded, attention_mask=mask).last_hidden_state, mask)
+        return Context(embedded, mask, padded)
+    encoder, needed = model.language_model.get_encoder(), mask if padded else None
+    return Context(encoder(inputs_embeds=embedded, attention_mask=needed).last_hidden_state, mask, padded)
 
 
 def _patches(model: Blip2, pixels: Features) -> Features:
@@ -63,12 +69,8 @@ def _patches(model: Blip2, pixels: Features) -> Features:
 
 def _query_outputs(model: Blip2, patches: Features) -> Features:
     queries = model.query_tokens.expand(len(patches), -1, -1)
-    outputs = model.qformer(
-        query_embeds=queries,
-        encoder_hidden_states=patches.to(queries.dtype),
-        encoder_attention_mask=torch.ones(patches.shape[:2], dtype=torch.long, device=patches.device),
-    )
-    return outputs.last_hidden_state
+    # No mask: the stock forward's hides nothing, and transformers would wait for the device to see that.
+    return model.qformer(query_embeds=queries, encoder_hidden_states=patches.to(queries.dtype)).last_hidden_state
 
 
 def _projected(model: Blip2, queries: Features) -> Features:

@@ -41,11 +41,15 @@ def encode_prompt(processor: Processor, text: str) -> Prompt:
 
 @dataclass(frozen=True)
 class Prompts:
-    """The words of several rows' prompts; a shorter one is padded behind, and `mask` is false there."""
+    """The words of several rows' prompts; a shorter one is padded behind, and `mask` is false there.
+
+    `padded` says whether one is, or may be: looking at the mask would wait for the device.
+    """
 
     words: Int[Tensor, "row word"]
     mask: Bool[Tensor, "row word"]
     image_positions: int
+    padded: bool = True
 
     @property
     def positions(self) -> Bool[Tensor, "row position"]:
@@ -56,7 +60,11 @@ class Prompts:
     def to(self, device: torch.device) -> "Prompts":
         """The same prompts on `device`."""
         move = {"device": device, "non_blocking": True}
-        return Prompts(self.words.to(**move), self.mask.to(**move), self.image_positions)
+        return Prompts(self.words.to(**move), self.mask.to(**move), self.image_positions, self.padded)
+
+    def pinned(self) -> "Prompts":
+        """The same prompts in page-locked memory, from which copies to a GPU do not wait."""
+        return Prompts(self.words.pin_memory(), self.mask.pin_memory(), self.image_positions, self.padded)
 
 
 def stacked(prompts: Sequence[Prompt], *, pad_id: int) -> Prompts:
@@ -67,4 +75,5 @@ def stacked(prompts: Sequence[Prompt], *, pad_id: int) -> Prompts:
     for row, prompt in enumerate(prompts):
         words[row, : len(prompt.words)] = prompt.words
         mask[row, : len(prompt.words)] = True
-    return Prompts(words, mask, prompts[0].image_positions)
+    padded = any(len(prompt.words) < length for prompt in prompts)
+    return Prompts(words, mask, prompts[0].image_positions, padded)

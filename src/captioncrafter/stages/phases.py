@@ -178,7 +178,7 @@ class Rehearsals:
         with rehearsing(self.kernels, tuned.parameters()) as counted:
             context = context_of(model, self._features(cut, images), cut, self._prompts(images))
             states = context.states.repeat_interleave(beams, dim=0)
-            context = Context(states, context.mask.repeat_interleave(beams, dim=0))
+            context = Context(states, context.mask.repeat_interleave(beams, dim=0), context.padded)
             cache, hidden = _token(model, context)
             scores = model.get_output_embeddings()(hidden[:, -1]).float().log_softmax(dim=-1)
             scores.view(images, -1).topk(min(2 * beams, scores.shape[1]))
@@ -195,7 +195,7 @@ class Rehearsals:
 
     def _prompts(self, images: int) -> Prompts:
         words = torch.empty(images, self.lengths.prompt_tokens, dtype=torch.long, device=_META)
-        return Prompts(words, torch.empty_like(words, dtype=torch.bool), self.config.num_query_tokens)
+        return Prompts(words, torch.empty_like(words, dtype=torch.bool), self.config.num_query_tokens, padded=False)
 
     def _captions(self, images: int, tokens: int) -> PackedCaptions:
         """Rows of the longest captions, no padding among them."""
@@ -238,7 +238,7 @@ def _token(model: Blip2, context: Context, cache: Any = None) -> tuple[Any, Tens
             input_ids=one,
             past_key_values=cache,
             encoder_hidden_states=context.states,
-            encoder_attention_mask=context.mask,
+            encoder_attention_mask=context.needed_mask,
             use_cache=True,
         )
     return outputs.past_key_values, outputs.last_hidden_state

@@ -81,5 +81,5 @@ class Feed:
         captions = pack([self.images.captions[image] for image in chosen], self.config, prompts)
         features = self.source(chosen, step=step)
         if self.pinned:
-            features, captions = features.pin_memory(), captions.pinned()
+            features, prompts, captions = features.pin_memory(), prompts.pinned(), captions.pinned()
         return Batch(first, features, prompts, captions)

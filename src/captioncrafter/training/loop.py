@@ -178,8 +178,8 @@ class _Loop:
         """
         while len(self.unchecked) > keep:
             update = self.unchecked.pop(0)
-            if bool(update.finite):
-                self.journal.window.add(float(update.loss), float(update.norm), update.tokens, update.captions)
+            if update.finite:
+                self.journal.window.add(update.loss, update.norm, update.tokens, update.captions)
             elif self.training.on_nonfinite == "skip":
                 self.progress = replace(self.progress, skipped=self.progress.skipped + 1)
                 events.warn(self._nonfinite(update) + " Set aside; the weights are as before it.")
@@ -194,7 +194,7 @@ class _Loop:
         images = [self.trainee.images.names[image] for image in self.schedule.images_of(update.step)]
         named = ", ".join(images[:8]) + (" …" if len(images) > 8 else "")
         return (
-            f"step {update.step + 1}: the loss is {float(update.loss)} and the gradient norm {float(update.norm)}. "
+            f"step {update.step + 1}: the loss is {update.loss} and the gradient norm {update.norm}. "
             f"Images of this step: {named}."
         )
 

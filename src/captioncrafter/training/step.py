@@ -20,20 +20,36 @@ from captioncrafter.model.cut import Cut
 from captioncrafter.model.prefix import context_of
 from captioncrafter.model.stock import Tuned
 from captioncrafter.training import optimizer
+from captioncrafter.training.arriving import Arriving
 from captioncrafter.training.feed import Batch, Feed
 from captioncrafter.training.processes import Processes
+
+_OUT_OF_MEMORY = ("can't allocate memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 
 
 @dataclass(frozen=True)
 class Update:
-    """What one step came to, still on the device: summed loss in nats, gradient norm, whether both are finite."""
+    """What one step came to; whoever asks for its figures waits until the device has done that step."""
 
     step: int
-    loss: Tensor
-    norm: Tensor
-    finite: Tensor
     tokens: int
     captions: int
+    figures: Arriving
+
+    @property
+    def loss(self) -> float:
+        """The summed loss, in nats."""
+        return self.figures.read()[0]
+
+    @property
+    def norm(self) -> float:
+        """The gradient's norm before clipping."""
+        return self.figures.read()[1]
+
+    @property
+    def finite(self) -> bool:
+        """Whether both are finite."""
+        return self.figures.read()[2] == 1.0
 
 
 class Stepper:
@@ -73,7 +89,8 @@ class Stepper:
         self._sound = finite & self._sound if stops else finite
         optimizer.update_if(self.optimizer, self._sound)
         captions = sum(len(self.feed.images.captions[image]) for image in chosen)
-        return Update(step, loss, norm, finite, tokens, captions)
+        figures = Arriving(torch.stack([loss, norm, finite.to(loss.dtype)]))
+        return Update(step, tokens, captions, figures)
 
     def _gradients(self, step: int, tokens: int) -> Tensor:
         """This process's part of the step's summed loss, its gradients accumulated; again in halves if memory ends."""
@@ -126,10 +143,14 @@ class Stepper:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a device or the system had no memory left; torch says it on the CPU in words only."""
+    """Whether a device or the system had no memory left; what torch's own allocator did not ask for says it in words.
+
+    Those of the system, of the CUDA driver (a kernel's own memory) and of cuBLAS, which makes its handle when it is
+    first used.
+    """
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)
 
 
 def _dropout_seed(seed: int, step: int, first: int) -> int:
