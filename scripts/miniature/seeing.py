@@ -1,62 +1,70 @@
 """The first stage: the vision tower learns to see photos as its teacher does, and to read collages of shapes."""
 
-import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
 from captioncrafter.data.scenes.world import COLOURS, SHAPES, SIZES
 from captioncrafter.model.stock import Blip2, Processor
 
-from .collages import IGNORE, collage, under_cells
-from .descent import Group, Stage, descend
-from .model import PATCH_SIZE, SIDE, VISION_LAYERS, WIDTH
-from .photos import WHOLE, Photos, photos_of, scaled, some_view
+from .collages import IGNORE
+from .descent import Group, Schedule, Stage, descend
+from .drawings import Collages
+from .model import IMAGE_SIZE, SIDE, VISION_LAYERS, WIDTH
+from .photos import KEPT_SIZE, Photos, Views, drawn_for, photos_of, scaled, some_views, whole
 from .teacher import CLASSES, HINT_WIDTH, Seen, Teacher
 from .words import WordReader, average_precision, named_in, telling_words
 
-PHOTOS_PER_STEP = 64
-COLLAGES_PER_STEP = 8
+PHOTOS_PER_STEP = 256
+COLLAGES_PER_STEP = 32
 HINTED_LAYER = VISION_LAYERS // 2
 """The layer whose outputs the teacher's early look is read from; so the lower half learns from near by."""
 
 WHOLE_WEIGHT, HINT_WEIGHT, CLASSES_WEIGHT, WORDS_WEIGHT, SHAPES_WEIGHT = 0.2, 0.3, 0.2, 0.02, 0.1
 """Of the losses beside the one that counts, which is how far the patches are from the teacher's places."""
 
-
 MATRICES_RATE = 3.0
 """How many times as fast as other weights the encoder's matrices learn."""
 
+COVERED, BLENDED = 0.5, 0.25
+"""Shares of the photos over which a rectangle of another lies, or all of another, half seen through."""
 
-@dataclass(frozen=True)
-class _Batch:
-    pixels: Float[Tensor, "picture channel y x"]
-    """Photos first, then collages."""
+LOOKED_AT = 500
+"""Validation photos."""
 
-    seen: Seen
-    named: Float[Tensor, "photo word"]
-    under_patches: Int[Tensor, "collage patch kind"]
+
+class _Batch(NamedTuple):
+    """What chance decides of a step."""
+
+    photos: Int[Tensor, " photo"]
+    views: Float[Tensor, "photo 7"]
+    mixtures: Float[Tensor, "photo 6"]
+    collages: Int[Tensor, " collage"]
 
 
 def learn_to_see(
-    model: Blip2, processor: Processor, teacher: Teacher, photos: tuple[Photos, Photos], *,
-    steps: int, rate: float, seed: int, checkpoint: Path,
-) -> None:  # fmt: skip
+    model: Blip2,
+    processor: Processor,
+    teacher: Teacher,
+    photos: tuple[Photos, Photos],
+    drawn: Collages,
+    schedule: Schedule,
+) -> None:
     """Trains the vision tower; what is thrown away afterwards are the readers of hints, classes, words and shapes.
 
     After distillation from classes (Hinton et al., 2015) and from dense features (Romero et al., 2015; locality
-    guidance, Li et al., 2022). The reader of words teaches nothing: taught by it, the tower learned the captions of six
-    thousand photos by heart. It tells how much there is to read.
+    guidance, Li et al., 2022), with the teacher looking at the very pictures that the tower looks at, of which no two
+    are alike (Beyer et al., 2022). The reader of words teaches nothing: taught by it, the tower learned the captions of
+    six thousand photos by heart. It tells how much there is to read.
     """
-    torch.manual_seed(seed)
+    torch.manual_seed(schedule.seed)
+    device = model.device
     train, validation = photos
     learner = torch.nn.ModuleDict(
         {
@@ -66,51 +74,50 @@ def learn_to_see(
             "shapes": _Reader(),
         }
     )
-    panorama = cache(lambda: teacher.panorama(train))  # made with the first batch, where one is still to come
     words = telling_words(train.captions)
     learner["words"] = reader = WordReader(len(words))
+    learner.to(device)
+    named = torch.stack([named_in(captions, words) for captions in train.captions]).to(device)
+    under = drawn.under.to(device)
 
     def batch(step: int) -> _Batch:
-        dice = random.Random(f"{seed}/view/{step}")
-        numbers = photos_of(step, len(train), seed, at_once=PHOTOS_PER_STEP)
-        views = [some_view(dice) for _ in numbers]
-        pictures = [view.of(train.picture(number)) for number, view in zip(numbers, views, strict=True)]
-        shapes = [collage(f"{seed}/collage/{step}/{number}") for number in range(COLLAGES_PER_STEP)]
-        under = torch.tensor([under_cells(one, SIDE) for one in shapes])
-        pixels = model_pixels(processor, [*pictures, *(one.picture for one in shapes)])
-        seen = panorama().seen(numbers, views)
-        patch_over(pixels[:PHOTOS_PER_STEP], seen, dice)
+        dice = drawn_for(schedule.seed, step)
         return _Batch(
-            pixels,
-            seen,
-            torch.stack([named_in(train.captions[number], words) for number in numbers]),
-            under,
+            torch.tensor(photos_of(step, len(train), schedule.seed, at_once=PHOTOS_PER_STEP)),
+            some_views(PHOTOS_PER_STEP, dice).drawn,
+            some_mixtures(PHOTOS_PER_STEP, dice),
+            torch.randint(len(drawn), (COLLAGES_PER_STEP,), generator=dice),
         )
 
     def loss(batch: _Batch) -> Tensor:
-        with torch.autocast("cpu", torch.bfloat16):
-            outputs = model.vision_model(batch.pixels, output_hidden_states=True)
+        with torch.no_grad():
+            pictures = mixed(Views(batch.views).of(train.pixels[batch.photos], KEPT_SIZE), batch.mixtures)
+            seen = teacher.see(pictures)
+            pictures = functional.interpolate(pictures, (IMAGE_SIZE, IMAGE_SIZE), mode="bilinear", antialias=True)
+            pictures = torch.cat([pictures, drawn.pixels[batch.collages].float() / 255])
+        with torch.autocast(device.type, torch.bfloat16):
+            outputs = model.vision_model(model_pixels(processor, pictures), output_hidden_states=True)
         patches, early = outputs.last_hidden_state.float(), outputs.hidden_states[HINTED_LAYER].float()
-        apart = _apart(patches[:PHOTOS_PER_STEP], batch.seen)
-        hint = functional.mse_loss(learner["hint"](early[:PHOTOS_PER_STEP, 1:]), batch.seen.hint)
-        shapes = learner["shapes"](patches[PHOTOS_PER_STEP:, 1:], batch.under_patches)
-        named = reader(patches[:PHOTOS_PER_STEP, 1:].detach(), batch.named)
+        apart = _apart(patches[:PHOTOS_PER_STEP], seen)
+        hint = functional.mse_loss(learner["hint"](early[:PHOTOS_PER_STEP, 1:]), seen.hint)
+        shapes = learner["shapes"](patches[PHOTOS_PER_STEP:, 1:], under[batch.collages])
+        found = reader(patches[:PHOTOS_PER_STEP, 1:].detach(), named[batch.photos])
         classes = _surprise(
-            teacher.classes(_quarters(batch.seen.places)), learner["classes"](_quarters(patches[:PHOTOS_PER_STEP, 1:]))
+            teacher.classes(_quarters(seen.places)), learner["classes"](_quarters(patches[:PHOTOS_PER_STEP, 1:]))
         )
         of_photos = apart.patches + WHOLE_WEIGHT * apart.whole + HINT_WEIGHT * hint + CLASSES_WEIGHT * classes
-        return of_photos + WORDS_WEIGHT * named + SHAPES_WEIGHT * shapes
+        return of_photos + WORDS_WEIGHT * found + SHAPES_WEIGHT * shapes
 
-    sample = range(0, len(validation), max(1, len(validation) // 500))
-    shown = [WHOLE.of(validation.picture(number)) for number in sample]
-    said = torch.stack([named_in(validation.captions[number], words) for number in sample])
-    seen = teacher.see(shown)
+    sample = slice(None, None, max(1, len(validation) // LOOKED_AT))
+    shown = model_pixels(processor, whole(validation.pixels[sample], IMAGE_SIZE))
+    said = torch.stack([named_in(captions, words) for captions in validation.captions[sample]]).to(device)
+    seen_there = teacher.see(whole(validation.pixels[sample], KEPT_SIZE))
 
     @torch.no_grad()
     def look() -> None:
-        with torch.autocast("cpu", torch.bfloat16):
-            patches = model.vision_model(model_pixels(processor, shown)).last_hidden_state.float()
-        apart = _apart(patches, seen)
+        with torch.autocast(device.type, torch.bfloat16):
+            patches = model.vision_model(shown).last_hidden_state.float()
+        apart = _apart(patches, seen_there)
         precision = average_precision(reader.found(patches[:, 1:]), said)
         print(
             f"  validation photos: patches {apart.patches:.3f} from the teacher's, whole {apart.whole:.3f}; "
@@ -119,10 +126,10 @@ def learn_to_see(
         )
 
     model.eval()
-    groups, matrices = learning_groups(learner, model.vision_model.encoder, rate)
-    stage = Stage("seeing", steps, learner, groups, batch, loss, look_every=500, matrices=matrices)
-    with eager_attention(model):
-        descend(stage, seed, checkpoint, look)
+    groups, matrices = learning_groups(learner, model.vision_model.encoder, schedule.rate)
+    stage = Stage("seeing", learner, groups, batch, loss, look_every=500, matrices=matrices, alike=True)
+    with plain_attention(model):
+        descend(stage, schedule, look)
 
 
 def learning_groups(learner: torch.nn.Module, encoder: torch.nn.Module, rate: float) -> tuple[list[Group], list[Group]]:
@@ -133,34 +140,41 @@ def learning_groups(learner: torch.nn.Module, encoder: torch.nn.Module, rate: fl
     return [{"params": others, "peak": rate}], [{"params": matrices, "peak": MATRICES_RATE * rate}]
 
 
-def patch_over(pixels: Float[Tensor, "photo channel y x"], seen: Seen, dice: random.Random) -> None:
-    """Lays over every second picture, in place, a rectangle of its neighbour's, and of what there is to see there.
+def some_mixtures(count: int, dice: torch.Generator) -> Float[Tensor, "photo 6"]:
+    """For each picture which share of another is seen inside a rectangle and outside, and the rectangle's four edges.
 
-    CutMix (Yun et al., 2019), with a target for each patch; its edges are those of four patches. Without it the tower
-    learns the photos by heart.
+    Over some lies a rectangle of another photo (CutMix, Yun et al., 2019), over others all of it, half seen through
+    (mixup, Zhang et al., 2018). Six thousand photos are soon known by heart, their pairs are not.
     """
-    originals, places, hints = pixels.clone(), seen.places.clone(), seen.hint.clone()
-    for photo in range(0, len(pixels), 2):
-        rows, columns = _stretch(dice), _stretch(dice)
-        y, x = (slice(one.start * PATCH_SIZE, one.stop * PATCH_SIZE) for one in (rows, columns))
-        pixels[photo, :, y, x] = originals[photo - 1, :, y, x]
-        for of_all, originally in ((seen.places, places), (seen.hint, hints)):
-            grid = of_all[photo].view(SIDE, SIDE, -1)
-            grid[rows, columns] = originally[photo - 1].view(SIDE, SIDE, -1)[rows, columns]
+
+    def between(low: float, high: float) -> Float[Tensor, " photo"]:
+        return low + (high - low) * torch.rand(count, generator=dice)
+
+    kind, through = between(0, 1), between(0.2, 0.5)
+    covered, blended = kind < COVERED, (kind >= COVERED) & (kind < COVERED + BLENDED)
+    outside = torch.where(blended, through, 0.0)
+    high, wide = between(0.25, 0.75), between(0.25, 0.75)
+    top, left = between(0, 1) * (1 - high), between(0, 1) * (1 - wide)
+    return torch.stack([torch.where(covered, 1.0, outside), outside, top, top + high, left, left + wide], dim=1)
 
 
-def _stretch(dice: random.Random) -> slice:
-    """Two to six patches in a row, in pairs."""
-    length = dice.choice((2, 4, 6))
-    start = dice.randrange(0, SIDE - length + 1, 2)
-    return slice(start, start + length)
+def mixed(
+    pictures: Float[Tensor, "photo channel y x"], mixtures: Float[Tensor, "photo 6"]
+) -> Float[Tensor, "photo channel y x"]:
+    """Each picture with another over it."""
+    inside, outside, top, bottom, left, right = mixtures[:, :, None, None].unbind(1)
+    places = (torch.arange(pictures.shape[-1], device=pictures.device) + 0.5) / pictures.shape[-1]
+    down, across = places[:, None], places[None, :]
+    within = (down >= top) & (down < bottom) & (across >= left) & (across < right)
+    return torch.lerp(pictures, pictures.roll(1, 0), torch.where(within, inside, outside)[:, None])
 
 
 @contextmanager
-def eager_attention(model: Blip2) -> Iterator[None]:
-    """Lets the vision tower attend by plain products, with 65 tokens a fifth faster to train than PyTorch's own."""
+def plain_attention(model: Blip2) -> Iterator[None]:
+    """Lets the vision tower attend by plain products: on a CPU, with 65 tokens, a fifth faster than PyTorch's own."""
     usual = model.vision_model.config._attn_implementation
-    model.vision_model.set_attn_implementation("eager")
+    if model.device.type == "cpu":
+        model.vision_model.set_attn_implementation("eager")
     yield
     model.vision_model.set_attn_implementation(usual)
 
@@ -191,8 +205,10 @@ def _surprise(teacher: Tensor, student: Tensor) -> Tensor:
     )  # fmt: skip
 
 
-def model_pixels(processor: Processor, pictures: list[Image.Image]) -> Float[Tensor, "picture channel y x"]:
-    """Pictures of the model's size as the model reads them."""
+def model_pixels(
+    processor: Processor, pictures: Float[Tensor, "picture channel y x"]
+) -> Float[Tensor, "picture channel y x"]:
+    """Pictures of the model's size, whose pixels go from 0 to 1, as the model reads them."""
     images = processor.image_processor
     return scaled(pictures, images.image_mean, images.image_std)
 

