@@ -99,7 +99,7 @@ def _gflop(one: Done, by_part: Mapping[str, float]) -> dict[str, float]:
     written = options.decoding.max_new_tokens / planned.lengths.mean_tokens
     decoding = written * (by_part["language_model.decoder"] + by_part["language_model.lm_head"])
     encoding = 0.0 if one.way.preset == "fast" else by_part["language_model.encoder"]
-    captions = options.training.images_per_batch * planned.lengths.captions_per_image
+    captions = options.training.usual_batch * planned.lengths.captions_per_image
     return {
         "features": features.flop / features.images / 1e9,
         "training": one.step_flop / captions / 1e9,

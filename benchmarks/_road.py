@@ -35,12 +35,12 @@ _IGNORE = -100
 
 @dataclass(frozen=True)
 class Trip:
-    """How far the road is gone: images of each split, images a step and at once, passes."""
+    """How far the road is gone: images of each split, images a step and at once (None: as the product has it), passes."""
 
     train: int
     validation: int
     images_per_step: int
-    images_per_batch: int
+    images_per_batch: int | None
     epochs: int
 
 

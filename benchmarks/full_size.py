@@ -37,7 +37,7 @@ from captioncrafter.training.mode import training_mode
 
 QUICK = Trip(train=2, validation=2, images_per_step=2, images_per_batch=2, epochs=3)
 ON_CPU = Trip(train=8, validation=4, images_per_step=8, images_per_batch=4, epochs=3)
-ON_GPU = Trip(train=512, validation=128, images_per_step=32, images_per_batch=8, epochs=2)
+ON_GPU = Trip(train=512, validation=128, images_per_step=32, images_per_batch=None, epochs=2)
 NAIVE_IMAGES = {"cpu": 1, "cuda": 8}
 NAIVE_RUNS = {"cpu": 1, "cuda": 5}
 

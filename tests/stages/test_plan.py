@@ -151,8 +151,15 @@ def _needs(peaks):
     return lambda trial: {"features": trial.features.images_per_batch, "training": peaks(trial), "validation": 1}
 
 
+OPEN: dict[str, object] = {"images_per_step": 8, "images_per_batch": None}
+
+
+def at_once(images: int, **sections: object) -> Recipe:
+    return Recipe.model_validate({"training": {"images_per_batch": images}} | sections)
+
+
 def test_a_smaller_batch_is_tried_before_all_else():
-    options = Recipe()
+    options = at_once(8)
 
     found = remedies.cheapest(options, _needs(lambda trial: 10 * trial.training.images_per_batch), 45)
 
@@ -177,13 +184,13 @@ def test_recomputing_comes_before_single_images_at_once():
     def peaks(trial: Recipe) -> int:
         return (8 if trial.training.gradient_checkpointing else 25) * trial.training.images_per_batch
 
-    found = remedies.cheapest(Recipe(), _needs(peaks), 33)
+    found = remedies.cheapest(at_once(8), _needs(peaks), 33)
 
     assert found == {"training.gradient_checkpointing": True, "training.images_per_batch": 4}
 
 
 def test_over_coarse_weights_recomputing_comes_before_pairs_of_images():
-    options = Recipe.model_validate({"model": {"precision": "nf4"}})
+    options = at_once(8, model={"precision": "nf4"})
 
     def peaks(trial: Recipe) -> int:
         return (4 if trial.training.gradient_checkpointing else 10) * trial.training.images_per_batch
@@ -210,8 +217,37 @@ def test_an_adapter_on_the_q_former_is_given_up_before_one_on_the_encoder():
 def test_room_goes_to_the_largest_batch_that_divides_the_step_and_fits():
     needs = _needs(lambda trial: 10 * trial.training.images_per_batch)
 
-    assert remedies.with_larger_batches(Recipe(), needs, 200) == {"training.images_per_batch": 16}
-    assert remedies.with_larger_batches(Recipe(), needs, 150) == {}
+    assert remedies.with_larger_batches(at_once(8), needs, 200) == {"training.images_per_batch": 16}
+    assert remedies.with_larger_batches(at_once(8), needs, 150) == {}
+
+
+def test_a_plan_for_a_gpu_has_as_many_at_once_as_train_would_take(checkpoints: Path, tmp_path: Path):
+    options = tiny_recipe(checkpoints / "mid", tmp_path / "none", training=OPEN, model={"precision": "bf16"})
+
+    roomy, tight = (plan(options, gpu_memory=memory) for memory in ("24GB", "950MB"))
+
+    assert roomy.images_at_once == 8
+    assert roomy.room is None
+    assert tight.fits
+    assert tight.flags == []
+    assert tight.images_at_once in (2, 4)
+    assert next(phase.images for phase in tight.phases if phase.name == "training") == tight.images_at_once
+
+
+def test_where_not_even_a_few_at_once_fit_recomputing_is_what_helps(checkpoints: Path, tmp_path: Path):
+    options = tiny_recipe(checkpoints / "mid", tmp_path / "none", training=OPEN, model={"precision": "bf16"})
+    fewest = plan(options, gpu_memory="1MB").peak_bytes
+
+    tight = plan(options, gpu_memory=f"{(fewest - 10**6) // 10**6}MB")
+
+    assert not tight.fits
+    assert tight.flags == ["--training.gradient-checkpointing"]
+
+
+def test_a_plan_for_a_cpu_has_the_usual_number_at_once(tiny_checkpoint: Path, tmp_path: Path):
+    options = tiny_recipe(tiny_checkpoint, tmp_path / "none", training=OPEN | {"images_per_step": 30})
+
+    assert plan(options).images_at_once == 6
 
 
 def test_a_plan_for_a_gpu_tells_the_room_it_leaves(tiny_checkpoint: Path, tmp_path: Path):

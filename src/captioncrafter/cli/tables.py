@@ -204,7 +204,8 @@ def _plan_lines(plan: Mapping[str, Any], recipe: str) -> list[str]:
         return [*lines, f"Does not fit, and no change of options makes it: {verdict}."]
     return [
         *lines,
-        f"Does not fit: {verdict}. The cheapest change that makes it fit, at {_gb(plan['changed_peak_bytes'])} GB:",
+        f"Does not fit: {verdict}. The cheapest change that makes it fit, at {_gb(plan['changed_peak_bytes'])} GB "
+        f"with {counted(plan['images_at_once'], 'image')} at once:",
         f"  {program()} train {recipe} {' '.join(plan['flags'])}",
         *(f"  note: {caution}" for caution in plan["cautions"]),
         *_afterwards(plan),

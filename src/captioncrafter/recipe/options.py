@@ -179,12 +179,20 @@ class Features(Section):
     images_per_batch: int = Field(default=32, ge=1, description="Images through the vision half at once.")
 
 
+_USUAL_IMAGES_PER_BATCH = 8
+
+
 class Training(Section):
     """The optimisation, in images: an image brings all its captions, packed into one row."""
 
     epochs: float = Field(default=3.0, gt=0, description="Passes over the training images.")
     images_per_step: int = Field(default=32, ge=1, description="Images behind one update of the weights.")
-    images_per_batch: int = Field(default=8, ge=1, description="Images computed at once; several batches make a step.")
+    images_per_batch: int | None = Field(
+        default=None,
+        ge=1,
+        description="Images computed at once; several batches make a step. By default as many as a GPU's memory holds, "
+        f"the whole step at best; elsewhere {_USUAL_IMAGES_PER_BATCH}.",
+    )
     learning_rate: float = Field(default=1e-4, gt=0, description="Peak learning rate of AdamW.")
     warmup: float = Field(
         default=0.05, ge=0, lt=1, description="Share of the steps over which the learning rate rises; then cosine."
@@ -212,12 +220,25 @@ class Training(Section):
 
     @model_validator(mode="after")
     def _whole_batches(self) -> "Training":
-        if self.images_per_step % self.images_per_batch:
+        if self.images_per_batch is not None and self.images_per_step % self.images_per_batch:
             raise ValueError(
                 f"images_per_step ({self.images_per_step}) must be a multiple of "
                 f"images_per_batch ({self.images_per_batch})"
             )
         return self
+
+    def batch_sizes(self, most: int) -> list[int]:
+        """Numbers of images at once that divide the step, `most` at most, the largest first."""
+        return [size for size in range(most, 0, -1) if self.images_per_step % size == 0]
+
+    @property
+    def usual_batch(self) -> int:
+        """The images computed at once: as stated, or where that is left open and no GPU's memory has a say."""
+        return self.images_per_batch or self.batch_sizes(_USUAL_IMAGES_PER_BATCH)[0]
+
+    def at_once(self, images: int) -> "Training":
+        """The same with so many images computed at once."""
+        return self.model_copy(update={"images_per_batch": images})
 
 
 class Validation(Section):

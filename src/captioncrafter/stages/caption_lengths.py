@@ -42,14 +42,13 @@ class CaptionLengths:
 
 def caption_lengths(options: recipe.Recipe, found: checkpoint.Checkpoint) -> CaptionLengths:
     """Those of the recipe's data, counted by the checkpoint's tokenizer, or guessed from words where it is not here."""
-    count, guesses = _counter(found)
-    prompt_tokens = max(1, count(options.model.prompt))
     try:
         splits = load_splits(options.data)
     except DataError as error:
+        count, guesses = _counter(found)
         reason = f"usual captions, Flickr8k's, for the data cannot be read ({_first_sentence(error)})"
-        return _usual(options, prompt_tokens, (*guesses, reason))
-    return _measured(options, splits, count, prompt_tokens, guesses)
+        return _usual(options, max(1, count(options.model.prompt)), (*guesses, reason))
+    return lengths_of(splits, options, found)
 
 
 def _usual(options: recipe.Recipe, prompt_tokens: int, assumed: tuple[str, ...]) -> CaptionLengths:
@@ -66,13 +65,12 @@ def _usual(options: recipe.Recipe, prompt_tokens: int, assumed: tuple[str, ...])
     )
 
 
-def _measured(
-    options: recipe.Recipe,
-    splits: dict[str, CaptionedImages],
-    count: Callable[[str], int],
-    prompt_tokens: int,
-    guesses: tuple[str, ...],
+def lengths_of(
+    splits: dict[str, CaptionedImages], options: recipe.Recipe, found: checkpoint.Checkpoint
 ) -> CaptionLengths:
+    """Those of the images of `splits`, of which some thousand are looked at."""
+    count, guesses = _counter(found)
+    prompt_tokens = max(1, count(options.model.prompt))
     every = max(1, len(splits["train"]) // _SAMPLED_IMAGES)
     limit = options.training.max_caption_tokens
     captions, tokens, prompts = 0, [], [prompt_tokens]

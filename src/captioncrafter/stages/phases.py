@@ -4,7 +4,7 @@ The phases follow one another and share nothing but the machine: the frozen half
 is checked, trained, and captions the validation images.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -26,6 +26,7 @@ from captioncrafter.training.mode import evaluation_mode, training_mode
 
 _META = torch.device("meta")
 _CHECKED_IMAGES = 1  # preflight holds gradients of one image at a time
+_FLOAT_BYTES = 4  # the adapter in float32
 _ADAMW_BYTES = 8  # two moments in float32
 _PROJECTION = "language_projection"
 
@@ -73,34 +74,51 @@ class Rehearsals:
 
     def phases(self, options: recipe.Recipe, arithmetic: Arithmetic) -> list[Phase]:
         """Every phase of a training in the order they come."""
-        cut, dtype, training = self.cut(options), arithmetic.dtype, options.training
-        model = self.tuned(options.lora, dtype).get_base_model()
-        parts = memory.parts_of(model, arithmetic)
-        unpacked = memory.unpacked_bytes(model, arithmetic)
-        behind = memory.bytes_in(parts, parts_after(self.config, cut))
-        adapter = self.adapter_parameters(options, dtype) * 4
-
-        def phase(name: str, images: int, cost: Cost, *, adapter: int = 0, weights: int = behind) -> Phase:
-            return Phase(name, images, weights, adapter, cost.bytes + unpacked, cost.flop)
-
+        cut, dtype = self.cut(options), arithmetic.dtype
+        behind = parts_after(self.config, cut)
         found = []
         if cut is not Cut.IMAGES:
             images = options.features.images_per_batch
             before = {*parts_before(Cut.QFORMER), *parts_before(cut), _PROJECTION}
-            frozen = memory.bytes_in(parts, before)
-            found.append(phase("features", images, self._made(options.lora, dtype, cut, images), weights=frozen))
-        checks = self._checked(options.lora, dtype, cut)
-        found.append(phase("checks", _CHECKED_IMAGES, checks, adapter=adapter))
-        images, accumulates = training.images_per_batch, training.images_per_batch < training.images_per_step
-        longest = self.lengths.longest_tokens
-        recomputes = training.gradient_checkpointing
-        step = self._stepped(options.lora, dtype, cut, images, longest, recomputes, accumulates)
-        moments = self.adapter_parameters(options, dtype) * _ADAMW_BYTES
-        found.append(phase("training", images, step, adapter=adapter + moments))
+            cost = self._made(options.lora, dtype, cut, images)
+            found.append(self._phase("features", images, cost, options, arithmetic, loaded=before, adapter_bytes=0))
+        cost = self._checked(options.lora, dtype, cut)
+        found.append(
+            self._phase("checks", _CHECKED_IMAGES, cost, options, arithmetic, loaded=behind, adapter_bytes=_FLOAT_BYTES)
+        )
+        found.append(self.training(options, arithmetic))
         images, beams = options.decoding.images_per_batch, options.validation.num_beams
-        written = self._captioned(options.lora, dtype, cut, images, beams, options.decoding.max_new_tokens)
-        found.append(phase("validation", images, written, adapter=adapter + moments))
+        cost = self._captioned(options.lora, dtype, cut, images, beams, options.decoding.max_new_tokens)
+        trained = _FLOAT_BYTES + _ADAMW_BYTES
+        found.append(self._phase("validation", images, cost, options, arithmetic, loaded=behind, adapter_bytes=trained))
         return found
+
+    def training(self, options: recipe.Recipe, arithmetic: Arithmetic) -> Phase:
+        """The training alone, with the number of images at once that the recipe states or that is usual."""
+        cut, training = self.cut(options), options.training
+        images, longest = training.usual_batch, self.lengths.longest_tokens
+        accumulates, recomputes = images < training.images_per_step, training.gradient_checkpointing
+        cost = self._stepped(options.lora, arithmetic.dtype, cut, images, longest, recomputes, accumulates)
+        loaded, trained = parts_after(self.config, cut), _FLOAT_BYTES + _ADAMW_BYTES
+        return self._phase("training", images, cost, options, arithmetic, loaded=loaded, adapter_bytes=trained)
+
+    def _phase(
+        self,
+        name: str,
+        images: int,
+        cost: Cost,
+        options: recipe.Recipe,
+        arithmetic: Arithmetic,
+        *,
+        loaded: Collection[str],
+        adapter_bytes: int,
+    ) -> Phase:
+        """A phase with those parts of the base in memory; `adapter_bytes` are of each parameter that trains."""
+        model = self.tuned(options.lora, arithmetic.dtype).get_base_model()
+        weights = memory.bytes_in(memory.parts_of(model, arithmetic), loaded)
+        adapter = adapter_bytes * self.adapter_parameters(options, arithmetic.dtype)
+        working = cost.bytes + memory.unpacked_bytes(model, arithmetic)
+        return Phase(name, images, weights, adapter, working, cost.flop)
 
     def captioning(self, options: recipe.Recipe, arithmetic: Arithmetic) -> Phase:
         """Captioning from pixels by the whole model, as `evaluate` and `caption` do once the training is over."""
@@ -120,7 +138,7 @@ class Rehearsals:
     def mean_step_flop(self, options: recipe.Recipe, arithmetic: Arithmetic) -> int:
         """Floating-point operations of one batch of images whose captions are as long as the mean."""
         training = options.training
-        images, recomputes = training.images_per_batch, training.gradient_checkpointing
+        images, recomputes = training.usual_batch, training.gradient_checkpointing
         tokens, cut = self.lengths.mean_tokens, self.cut(options)
         return self._stepped(options.lora, arithmetic.dtype, cut, images, tokens, recomputes, False).flop
 

@@ -13,23 +13,13 @@ from captioncrafter.errors import InputError
 from captioncrafter.model import checkpoint, hardware, memory
 from captioncrafter.model.cut import Cut
 from captioncrafter.model.hardware import Arithmetic
-from captioncrafter.stages import remedies, speed
+from captioncrafter.stages import remedies, room, speed
 from captioncrafter.stages.caption_lengths import CaptionLengths, caption_lengths
 from captioncrafter.stages.phases import Phase, Rehearsals, feature_shape
 from captioncrafter.stages.run_start import located
 
 _UNITS = {"GB": 10**9, "G": 10**9, "GIB": 2**30, "MB": 10**6, "M": 10**6, "MIB": 2**20}
 
-# CUDA's context and cuBLAS's workspace; and what torch's allocator cannot fill, as a share of what comes and goes.
-_CUDA_CONTEXT_BYTES = 600 * 2**20
-_CUDA_GAPS = 0.1
-# glibc keeps what is freed in between: measured on the mid-size model as half of what comes and goes, and as much again
-# as all of it where activations are recomputed.
-_CPU_GAPS, _CPU_GAPS_RECOMPUTING = 0.5, 1.0
-
-
-# Room is for comfort: a batch that fills the card to the last megabyte is not worth the risk.
-_ROOM = 0.9
 _COARSER: tuple[recipe.Precision, ...] = ("int8", "nf4")
 
 
@@ -56,8 +46,9 @@ class Plan:
     """What a recipe comes to. `reserve_bytes` (by phase) is what device and allocator take beyond tensors.
 
     `flags` are the cheapest change that makes it fit: empty when it fits, None when nothing does; with it the most that
-    any phase needs is `changed_peak_bytes`, and all that follows is told with it. `room` is for what fits a GPU with
-    room to spare. `captioning_bytes` is what the whole model takes once it captions from pixels,
+    any phase needs is `changed_peak_bytes`, and all that follows is told with it, the images that training computes at
+    once first. `room` is for a recipe that states how many those are, on a GPU with room for more; else the phases have
+    as many as fit. `captioning_bytes` is what the whole model takes once it captions from pixels,
     `captioning_precision` the first with which that is within the limit: the recipe's, int8, nf4 or none. `revision` is
     the commit of a base of the hub, `pinned` whether the recipe names it.
     """
@@ -76,6 +67,7 @@ class Plan:
     limit_of: str
     flags: list[str] | None
     changed_peak_bytes: int | None
+    images_at_once: int
     cautions: list[str]
     room: Room | None
     captioning_bytes: int
@@ -121,22 +113,41 @@ def plan(options: recipe.Recipe, *, gpu_memory: str | None = None, gpu_tflops: f
     rehearsals = Rehearsals(config, target.kind, lengths)
     arithmetic = _arithmetic(options.model.precision, target)
 
+    def bytes_of(phase: Phase, trial: recipe.Recipe) -> int:
+        return phase.bytes + room.reserve_bytes(phase, trial, target.kind)
+
+    def training_needs(trial: recipe.Recipe) -> int:
+        return bytes_of(rehearsals.training(trial, _arithmetic(trial.model.precision, target)), trial)
+
+    def settled(trial: recipe.Recipe) -> recipe.Recipe:
+        """With the images at once that training would choose, as `room.settled` does."""
+        if trial.training.images_per_batch is not None:
+            return trial
+        if target.kind != "cuda":
+            return room.with_at_once(trial, trial.training.usual_batch)
+        fitting = room.most_at_once(trial, training_needs, target.limit_bytes)
+        return room.with_at_once(trial, fitting or room.fewest_at_once(trial))
+
     def needs(trial: recipe.Recipe) -> dict[str, int]:
+        trial = settled(trial)
         phases = rehearsals.phases(trial, _arithmetic(trial.model.precision, target))
-        return {phase.name: phase.bytes + _reserve(phase, trial, target) for phase in phases}
+        return {phase.name: bytes_of(phase, trial) for phase in phases}
 
     def peak_with(changes: dict[str, Any]) -> int:
         return max(needs(remedies.changed(options, changes) or options).values())
 
-    phases = rehearsals.phases(options, arithmetic)
+    if target.kind != "cuda":
+        options = settled(options)
+    shown = settled(options)
+    phases = rehearsals.phases(shown, arithmetic)
     changes: dict[str, Any] | None = {}
     more: dict[str, Any] = {}
     if peak_with({}) > target.limit_bytes:
         events.say("does not fit: looking for the cheapest change that makes it")
         changes = remedies.cheapest(options, needs, target.limit_bytes)
-    elif target.kind == "cuda":
-        more = remedies.with_larger_batches(options, needs, round(_ROOM * target.limit_bytes))
-    trained = remedies.changed(options, changes or {}) or options
+    elif target.kind == "cuda" and options.training.images_per_batch is not None:
+        more = remedies.with_larger_batches(options, needs, round(room.COMFORT * target.limit_bytes))
+    trained = settled(remedies.changed(options, changes or {}) or options)
     captioning = _captioning(trained, rehearsals, target)
     cut = rehearsals.cut(options)
     model = rehearsals.tuned(options.lora, arithmetic.dtype).get_base_model()
@@ -150,11 +161,12 @@ def plan(options: recipe.Recipe, *, gpu_memory: str | None = None, gpu_tflops: f
         parts=memory.parts_of(model, arithmetic),
         trained_parameters=rehearsals.adapter_parameters(options, arithmetic.dtype),
         phases=phases,
-        reserve_bytes={phase.name: _reserve(phase, options, target) for phase in phases},
+        reserve_bytes={phase.name: room.reserve_bytes(phase, shown, target.kind) for phase in phases},
         limit_bytes=target.limit_bytes,
         limit_of=target.limit_of,
         flags=None if changes is None else remedies.flags(changes),
         changed_peak_bytes=peak_with(changes) if changes else None,
+        images_at_once=trained.training.usual_batch,
         cautions=remedies.warnings(changes or {}),
         room=Room(remedies.flags(more), peak_with(more)) if more else None,
         captioning_bytes=captioning[trained.model.precision],
@@ -190,7 +202,7 @@ def size_bytes(text: str) -> int:
 
 def _memory_of(device: torch.device) -> tuple[int, str]:
     if device.type == "cuda":
-        return torch.cuda.get_device_properties(device).total_memory, torch.cuda.get_device_name(device)
+        return room.gpu_bytes(device), torch.cuda.get_device_name(device)
     if device.type == "mps":
         return torch.mps.recommended_max_memory(), "this machine's GPU"
     meminfo = Path("/proc/meminfo")
@@ -209,20 +221,12 @@ def _arithmetic(precision: recipe.Precision, target: Target) -> Arithmetic:
     return Arithmetic(plain, precision if precision in ("int8", "nf4") else None)
 
 
-def _reserve(phase: Phase, options: recipe.Recipe, target: Target) -> int:
-    """What device and allocator take beyond tensors."""
-    if target.kind == "cuda":
-        return _CUDA_CONTEXT_BYTES + round(_CUDA_GAPS * phase.working_bytes)
-    recomputes = phase.name == "training" and options.training.gradient_checkpointing
-    return round((_CPU_GAPS_RECOMPUTING if recomputes else _CPU_GAPS) * phase.working_bytes)
-
-
 def _captioning(options: recipe.Recipe, rehearsals: Rehearsals, target: Target) -> dict[recipe.Precision, int]:
     """What captioning takes in the recipe's precision and in coarser ones, by name."""
     needed: dict[recipe.Precision, int] = {}
     for name in (options.model.precision, *_COARSER):
         phase = rehearsals.captioning(options, _arithmetic(name, target))
-        needed[name] = phase.bytes + _reserve(phase, options, target)
+        needed[name] = phase.bytes + room.reserve_bytes(phase, options, target.kind)
     return needed
 
 
@@ -250,7 +254,7 @@ def _times(options: recipe.Recipe, rehearsals: Rehearsals, target: Target, tflop
         computing_s = features.flop / features.images / (rate * speed.UTILISATION)
         cache_s = lengths.shown_images * max(computing_s, 1 / speed.DECODED_IMAGES_PER_S)
     batch_s = rehearsals.mean_step_flop(options, arithmetic) / (rate * speed.UTILISATION)
-    epoch_s = lengths.images * batch_s / training.images_per_batch
+    epoch_s = lengths.images * batch_s / training.usual_batch
     writing = by_name["validation"]
     image_s = writing.flop / writing.images / (rate * speed.DECODING_UTILISATION)
     validation_s = image_s * min(lengths.validation_images, options.validation.images or lengths.validation_images)

@@ -4,12 +4,13 @@ A smaller batch costs some time, recomputing a third more of it; a smaller adapt
 out. Each batch reads all weights twice, whatever it holds: of very few images that takes longer than recomputing would.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from pydantic import ValidationError
 
 from captioncrafter import recipe
+from captioncrafter.stages import room
 
 Needs = Callable[[recipe.Recipe], dict[str, int]]
 """Bytes that each phase of a recipe needs, by its name."""
@@ -26,11 +27,6 @@ _HEAVY: tuple[dict[str, Any], ...] = (
 _PRESETS = ("fast", "efficient", "quality", "full-bridge")
 """From the smallest to the largest."""
 _BATCH = "training.images_per_batch"
-# Calculated for xl on cards of 25 to 165 TFLOP/s and 270 to 1,000 GB/s: reading the weights takes 0.5 to 1.1 times as
-# long as the arithmetic of an image, twice that where they are unpacked first. If once: single images take twice their
-# arithmetic, pairs 1.5 times, eight recomputed 1.5 times.
-_LEAST_BATCH = {"int8": 4, "nf4": 4}
-_USUAL_LEAST_BATCH = 2
 _SHRINKING = {"features": "features.images_per_batch", "validation": "decoding.images_per_batch"}
 _OTHER_RESULT = {
     ("lora.preset", "efficient"): "leaves the Q-Former as it is, which may score lower",
@@ -42,7 +38,10 @@ _OTHER_RESULT = {
 
 
 def cheapest(options: recipe.Recipe, needs: Needs, limit: int) -> dict[str, Any] | None:
-    """The options to change, by key, so that no phase needs more than `limit` bytes; None where nothing helps."""
+    """The options to change, by key, so that no phase needs more than `limit` bytes; None where nothing helps.
+
+    Where the recipe leaves open how many images are computed at once, `needs` is of the most that fit.
+    """
     for heavy in _HEAVY:
         for recomputes in ({}, {"training.gradient_checkpointing": True}):
             changes = heavy | recomputes
@@ -55,7 +54,7 @@ def cheapest(options: recipe.Recipe, needs: Needs, limit: int) -> dict[str, Any]
 
 def with_larger_batches(options: recipe.Recipe, needs: Needs, limit: int) -> dict[str, Any]:
     """The most training images at once with which no phase needs more than `limit` bytes; empty where none fit more."""
-    for size in _batch_sizes(options.training, up_to=options.training.images_per_step):
+    for size in options.training.batch_sizes(options.training.images_per_step):
         trial = changed(options, {_BATCH: size})
         if size == options.training.images_per_batch:
             break
@@ -70,9 +69,11 @@ def _with_smaller_batches(
     """`changes` and the largest batches with which every phase fits; None when the smallest are too much."""
     trial = changed(options, changes)
     assert trial is not None
-    training = trial.training
-    least = 1 if training.gradient_checkpointing else _LEAST_BATCH.get(trial.model.precision, _USUAL_LEAST_BATCH)
-    sizes = [size for size in _batch_sizes(training) if size >= min(least, training.images_per_batch)]
+    at_once = trial.training.images_per_batch
+    if at_once is None:
+        return _shrunk(options, changes, needs, limit)
+    least = min(room.least_at_once(trial), at_once)
+    sizes = [size for size in trial.training.batch_sizes(at_once) if size >= least]
     if _shrunk(options, changes | {_BATCH: sizes[-1]}, needs, limit) is None:
         return None
     for size in sizes:
@@ -80,13 +81,6 @@ def _with_smaller_batches(
         if (found := _shrunk(options, changes | batch, needs, limit)) is not None:
             return found
     return None
-
-
-def _batch_sizes(training: recipe.Training, up_to: int | None = None) -> Iterator[int]:
-    """Batches that divide the step, from `up_to` (by default the recipe's own) down."""
-    for size in range(up_to or training.images_per_batch, 0, -1):
-        if training.images_per_step % size == 0:
-            yield size
 
 
 def _shrunk(options: recipe.Recipe, changes: dict[str, Any], needs: Needs, limit: int) -> dict[str, Any] | None:

@@ -18,7 +18,7 @@ from captioncrafter.metrics import java
 from captioncrafter.model import hardware, lora
 from captioncrafter.model.stock import Tuned
 from captioncrafter.report.card import write_card
-from captioncrafter.stages import run_lock
+from captioncrafter.stages import room, run_lock
 from captioncrafter.stages.base import Base
 from captioncrafter.stages.frozen_half import caption_ids, extract_and_observe, open_store, source_of
 from captioncrafter.stages.run_start import (
@@ -74,6 +74,8 @@ def train(
         store = open_store(base, options.features)
         facts = _facts(options, base, splits, store, processes, branch)
         refuse_other_inputs(run, facts)
+        settled = room.settled(options, base, splits, run.manifest(), processes)
+        facts[room.IMAGES_AT_ONCE] = settled.training.images_per_batch
         probe = extract_and_observe(base, splits, store, options, processes, stop)
         tuned, measured = _attached(base, probe, options, branch)
         facts["start"] = lora.start_fingerprint(tuned)
@@ -87,7 +89,7 @@ def train(
         model = tuned.get_base_model()
         result = loop.fit(
             loop.Trainee(tuned, base.cut, images, source, processes.device),
-            options,
+            settled,
             run,
             validation(base, model, splits["validation"], known, store, options, processes),
             save_best=_saving(base, tuned, options),

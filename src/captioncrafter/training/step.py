@@ -69,7 +69,7 @@ class Stepper:
     @property
     def images_per_batch(self) -> int:
         """Images computed at once: the recipe's, halved as often as memory ran out."""
-        return max(1, self.training.images_per_batch >> self.halvings)
+        return max(1, self.training.usual_batch >> self.halvings)
 
     def update(self, step: int, rate: float) -> Update:
         """Step number `step` (from 0) at learning rate `rate`; the weights stay as they are where it is not finite.
@@ -108,7 +108,7 @@ class Stepper:
         self.optimizer.zero_grad()
         total = torch.zeros((), device=self.device)
         processes = self.processes
-        size, halvings = self.training.images_per_batch, self.halvings
+        size, halvings = self.training.usual_batch, self.halvings
         for batch in self.feed.batches(step, size, halvings=halvings, rank=processes.rank, world=processes.world):
             torch.manual_seed(_dropout_seed(self.seed, step, batch.first))
             loss = self.loss_of(batch.to(self.device))
