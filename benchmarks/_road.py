@@ -35,7 +35,7 @@ _IGNORE = -100
 
 @dataclass(frozen=True)
 class Trip:
-    """How far the road is gone: images of each split, images a step and at once (None: as the product has it), passes."""
+    """How far the road is gone: images of each split, images a step and at once (None: as the product does), passes."""
 
     train: int
     validation: int
