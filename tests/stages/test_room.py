@@ -36,6 +36,11 @@ def test_as_many_as_leave_a_tenth_free_and_the_fewest_if_they_fit_at_all(limit: 
     assert room.most_at_once(asked(), ten_an_image, limit) == images
 
 
+@pytest.mark.parametrize(("limit", "images"), [(23, 2), (22, 2), (19, 1), (9, None)])
+def test_single_images_are_taken_only_where_two_do_not_fit_at_all(limit: int, images: int | None):
+    assert room.most_at_once(asked(gradient_checkpointing=True), ten_an_image, limit) == images
+
+
 @pytest.mark.parametrize(
     ("options", "fewest"),
     [

@@ -59,15 +59,19 @@ def least_at_once(options: recipe.Recipe) -> int:
 def most_at_once(
     options: recipe.Recipe, needs: Callable[[recipe.Recipe], int], limit_bytes: int, *, most: int | None = None
 ) -> int | None:
-    """The most images at once, `most` or the whole step at best, with which training `needs` no more than the limit.
+    """The most images at once, `most` or the whole step at best, with which training `needs` less than the limit.
 
-    With room to spare, where that leaves more than a few at once; None where the fewest are too many.
+    A tenth is left free; where that leaves single images or none, two, or the fewest that are worth trying, may take
+    all of it. None where they are too many too.
     """
     sizes = _worth_trying(options, most or options.training.images_per_step)
-    for share in (COMFORT, 1.0):
-        for size in sizes:
-            if needs(with_at_once(options, size)) <= share * limit_bytes:
-                return size
+    several = [size for size in sizes if size > 1]
+    for size in several:
+        if needs(with_at_once(options, size)) <= COMFORT * limit_bytes:
+            return size
+    for size in dict.fromkeys([*several[-1:], sizes[-1]]):
+        if needs(with_at_once(options, size)) <= limit_bytes:
+            return size
     return None
 
 
