@@ -24,15 +24,15 @@ VERBS = {"prepare": Prepare, "plan": Plan, "train": Train, "evaluate": Evaluate,
 
 
 def rows() -> list[list[str]]:
-    """Card, recipe, change, memory, captioning."""
+    """Card, recipe, change, images at once, memory, captioning."""
     found = [[cell.strip() for cell in line.strip("|").split("|")] for line in PAGE.splitlines() if "GB | `" in line]
-    return [row for row in found if len(row) == 5]
+    return [row for row in found if len(row) == 6]
 
 
 def changes_of(cell: str) -> dict[str, object]:
     """The options that the words of a table's cell change, with the kind that each has."""
     found: dict[str, object] = {}
-    for change in cell.strip("()`").split("--")[1:]:
+    for change in cell.strip("`").split("--")[1:]:
         key, *value = change.split()
         found[key.replace("-", "_")] = (int(value[0]) if value[0].isdecimal() else value[0]) if value else True
     return found
@@ -43,7 +43,7 @@ def test_the_table_has_every_card_with_every_recipe():
 
 
 def test_every_change_is_an_option_of_its_recipe():
-    for _, name, change, _, _ in rows():
+    for _, name, change, *_ in rows():
         assert remedies.changed(recipe.load(name.strip("`")), changes_of(change)) is not None
 
 
@@ -57,10 +57,11 @@ def test_the_plans_change_and_memory_are_those_of_the_table(tmp_path: Path):
 
     found = plan(options, gpu_memory=card)
 
-    _, _, change, told, captioning = next(row for row in rows() if row[:2] == [card, f"`{name}`"])
-    flags = found.flags or (found.room.flags if found.room else [])
-    peak = found.changed_peak_bytes or (found.room.peak_bytes if found.room else found.peak_bytes)
-    assert change.strip("()`").split() == flags
+    _, _, change, at_once, told, captioning = next(row for row in rows() if row[:2] == [card, f"`{name}`"])
+    flags = found.flags or []
+    peak = found.changed_peak_bytes or found.peak_bytes
+    assert change.strip("`").split() == flags
+    assert int(at_once) == found.images_at_once
     assert told == (f"{peak / 1e9:.2f}" + (f" ({found.peak_bytes / 1e9:.2f})" if flags else ""))
     assert captioning == f"{found.captioning_bytes / 1e9:.2f}"
 
