@@ -18,7 +18,7 @@ WEIGHT_DECAY = 0.05
 WARM_UP = 60
 """Steps in which the rate rises to its peak."""
 
-FLIGHTS = 24
+FLIGHTS = 200
 """In how many steps the rate then falls: with every new rate a GPU has to record anew."""
 
 Batch = TypeVar("Batch")

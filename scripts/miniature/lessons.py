@@ -23,16 +23,16 @@ from .photos import Photos, drawn_for, photos_of, some_views, whole
 from .seeing import model_pixels
 from .words import named_in, telling_words
 
-PHOTOS_PER_STEP = 32
-SCENES_PER_STEP = 16
-ASKED_PER_STEP = 12
+PHOTOS_PER_STEP = 8
+SCENES_PER_STEP = 8
+ASKED_PER_STEP = 6
 SCENES_WEIGHT, QUESTIONS_WEIGHT = 1.0, 0.5
 """What the mean costs of scenes' captions and of answers count beside that of photos' captions."""
 
 SMALLEST_CROP = 0.7
 """The least share of a photo that a view shows whose captions are to stay true."""
 
-MISHEARD = 0.0
+MISHEARD = 0.15
 """Of the words that the decoder has said so far, as it is told; others stand in their place."""
 
 PROMPT = Model().prompt

@@ -23,7 +23,7 @@ from .photos import drawn_for, photos_of
 from .seeing import plain_attention
 from .telling import TOWER_RATE, seen, telling_weights
 
-PHOTOS_PER_STEP = 64
+PHOTOS_PER_STEP = 32
 CAPTIONS_PER_PHOTO = 5
 MAX_TOKENS = 20
 DRAWN_WEIGHT = 0.2
@@ -42,7 +42,7 @@ class _Batch:
 
 
 def learn_from_reward(
-    model: Blip2, processor: Processor, lessons: Lessons, tell: Callable[[], object], schedule: Schedule
+    model: Blip2, processor: Processor, lessons: Lessons, tell: Callable[[], None], schedule: Schedule
 ) -> None:
     """Raises CIDEr-D of captions that the model draws of training photos, over what its other captions of them score.
 

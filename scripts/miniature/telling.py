@@ -1,4 +1,4 @@
-"""The second stage and the last but one: learning to say what the vision tower sees, and to answer questions.
+"""The second stage and the third: learning to say what the vision tower sees, and to answer questions.
 
 Photos and their captions are most of it; drawn scenes with terse captions, and a few kinds of questions about them,
 stand in every step, so that the miniature keeps both worlds and reads more than one prompt.
@@ -33,12 +33,12 @@ TOWER_RATE = 0.5
 """How fast the vision tower learns along, where it does, beside the others."""
 
 
-def learn_to_tell(model: Blip2, lessons: Lessons, tell: Callable[[], object], schedule: Schedule) -> None:
+def learn_to_tell(model: Blip2, lessons: Lessons, tell: Callable[[], None], schedule: Schedule) -> None:
     """Trains Q-Former, projection and language model on what the vision tower sees, which stays as it is.
 
     What the Q-Former gathers is read by word detectors as well, which are thrown away afterwards: without them it has
     to wait for the language model to ask. Photos are shown blurred: so sharp as those it was trained on the tower sees
-    no others.
+    no others. There is no dropout yet: with it, it takes twice the steps to see.
     """
     torch.manual_seed(schedule.seed)
     reader = WordReader(len(lessons.words)).to(model.device)
@@ -49,17 +49,22 @@ def learn_to_tell(model: Blip2, lessons: Lessons, tell: Callable[[], object], sc
         tokens[:PHOTOS_PER_STEP] = blurred(tokens[:PHOTOS_PER_STEP])
         queries = gathered(model, tokens)
         found = reader(queries[: len(lesson.named)].float(), lesson.named)
-        nats = costs(model, lesson.prompts, lesson.captions, queries, smoothing=SMOOTHING)
+        nats = costs(model, lesson.prompts, lesson.captions, queries)
         return (nats * lesson.weights).sum() + WORDS_WEIGHT * found
 
     learner = torch.nn.ModuleDict({"model": model, "reader": reader})
     groups = [{"params": [*telling_weights(model), *reader.parameters()], "peak": schedule.rate}]
     stage = Stage("telling", learner, groups, lessons.at, loss, look_every=1000)
-    _descend(model, stage, schedule, tell)
+    model.eval()
+    with plain_attention(model):
+        descend(stage, schedule, tell)
 
 
-def learn_together(model: Blip2, lessons: Lessons, tell: Callable[[], object], schedule: Schedule) -> None:
-    """Trains all of the model on telling, from pixels."""
+def learn_together(model: Blip2, lessons: Lessons, tell: Callable[[], None], schedule: Schedule) -> None:
+    """Trains all of the model on telling, from pixels, the vision tower more gently.
+
+    With dropout in what tells and smoothed labels: by now it has more to learn by heart than to find.
+    """
     torch.manual_seed(schedule.seed)
 
     def loss(lesson: Lesson) -> Tensor:
@@ -73,11 +78,6 @@ def learn_together(model: Blip2, lessons: Lessons, tell: Callable[[], object], s
         {"params": list(model.vision_model.parameters()), "peak": TOWER_RATE * schedule.rate},
     ]
     stage = Stage("together", model, groups, lessons.at, loss, look_every=1000)
-    _descend(model, stage, schedule, tell)
-
-
-def _descend(model: Blip2, stage: Stage[Lesson], schedule: Schedule, tell: Callable[[], object]) -> None:
-    """With the dropout of the configuration, in what tells and not in what sees."""
 
     def begin() -> None:
         model.train()

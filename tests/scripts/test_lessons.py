@@ -42,6 +42,7 @@ def test_drawn_lessons_hold_no_photo(lessons: Lessons):
 
 
 def test_words_may_be_misheard_and_are_still_to_be_said(lessons: Lessons, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(of_lessons, "MISHEARD", 0.0)
     heard = lessons.at(0).captions
     monkeypatch.setattr(of_lessons, "MISHEARD", 0.5)
 
