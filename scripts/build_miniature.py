@@ -43,6 +43,8 @@ def main() -> None:
     options = _arguments()
     torch.set_num_threads(options.threads)
     device, seed = torch.device(options.device), options.seed
+    shapes, told = collages(COLLAGES, seed), scenes(SCENES, seed, "train")
+    known, held_out = (scenes(JUDGED_SCENES, 0, split) for split in ("train", "validation"))
     train, validation = load_photos(options.photos, device)
     processor = fresh_processor(options.tokenizer, [caption for captions in train.captions for caption in captions])
     sample = model_pixels(processor, whole(train.pixels[:: max(1, len(train) // 1000)], IMAGE_SIZE))
@@ -53,12 +55,9 @@ def main() -> None:
         steps, rate = getattr(options, f"{stage}_steps"), getattr(options, f"{stage}_rate")
         return Schedule(steps, rate, seed, options.work / f"{stage}.pt")
 
-    shapes = collages(COLLAGES, seed, device)
-    learn_to_see(model, processor, Teacher(train), (train, validation), shapes, schedule("seeing"))
-
-    lessons = Lessons(model, processor, train, scenes(SCENES, seed, "train", device), seed)
-    known, held_out = (scenes(JUDGED_SCENES, 0, split, device) for split in ("train", "validation"))
-    judge = Judge(processor, validation, known, held_out)
+    learn_to_see(model, processor, Teacher(train), (train, validation), shapes.to(device), schedule("seeing"))
+    lessons = Lessons(model, processor, train, told.to(device), seed)
+    judge = Judge(processor, validation, known.to(device), held_out.to(device))
 
     def tell() -> None:
         judge.told(model)
@@ -86,7 +85,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--together-rate", type=float, default=3e-4, help="peak learning rate of the third stage")
     parser.add_argument("--reward-steps", type=int, default=100, help="steps of the last stage, 32 photos each")
     parser.add_argument("--reward-rate", type=float, default=1e-4, help="peak learning rate of the last stage")
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--seed", type=int, choices=range(1, 1000), default=1, metavar="1..999")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=1, help="of PyTorch on a CPU; batches are made in one more")
     return parser.parse_args()

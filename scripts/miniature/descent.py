@@ -69,7 +69,9 @@ def descend(stage: Stage[Batch], schedule: Schedule, look: Callable[[], None] = 
     since: list[torch.Tensor] = []
     with take.stream():
         for step, data in enumerate(computed_ahead(stage.batch, range(first, schedule.steps), ahead=1), start=first):
-            torch.manual_seed(schedule.seed + step)  # of dropout: after a stop, a step draws what it would have drawn
+            torch.manual_seed(
+                schedule.seed * 10_000_019 + step
+            )  # of dropout: after a stop, a step draws what it would have drawn
             since.append(take(data, _rate(step, schedule.steps)))  # read seldom: a GPU would wait for each
             last = step + 1 == schedule.steps
             if (step + 1) % SAY_EVERY == 0:
@@ -193,6 +195,9 @@ def _restore(
     learner.load_state_dict(state["learner"])
     for optimizer, known in zip(optimizers, state["optimizers"], strict=True):
         optimizer.load_state_dict(known)
+        for group in optimizer.param_groups:
+            if "capturable" in group:
+                group["capturable"] = group["params"][0].is_cuda  # and not as where the checkpoint was made
     return state["step"]
 
 

@@ -1,9 +1,12 @@
-"""Drawn pictures by the thousand, made once by all processors: collages to see, scenes and questions to tell."""
+"""Drawn pictures by the thousand, made once by all processors: collages to see, scenes and questions to tell.
+
+They are drawn by forks of this process, so before anything of it is on a GPU.
+"""
 
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing import get_context
 from typing import TypeVar
@@ -41,6 +44,10 @@ class Collages:
     pixels: Pixels
     under: Int[Tensor, "picture patch kind"]
 
+    def to(self, device: torch.device) -> "Collages":
+        """The same collages on `device`."""
+        return replace(self, pixels=self.pixels.to(device), under=self.under.to(device))
+
     def __len__(self) -> int:
         return len(self.pixels)
 
@@ -53,6 +60,10 @@ class Scenes:
     captions: Sequence[Sequence[str]]
     asked: Sequence[Sequence[tuple[str, Sequence[str]]]]
 
+    def to(self, device: torch.device) -> "Scenes":
+        """The same scenes on `device`."""
+        return replace(self, pixels=self.pixels.to(device))
+
     def __len__(self) -> int:
         return len(self.pixels)
 
@@ -61,16 +72,16 @@ class Scenes:
         return [(scene, *question) for scene, some in enumerate(self.asked) for question in some]
 
 
-def collages(count: int, seed: int, device: torch.device) -> Collages:
+def collages(count: int, seed: int) -> Collages:
     """`count` collages of a seed."""
     drawn = _by_all(partial(_collage, seed), count)
-    return Collages(_pixels([picture for picture, _ in drawn], device), torch.tensor([under for _, under in drawn]))
+    return Collages(_pixels([picture for picture, _ in drawn]), torch.tensor([under for _, under in drawn]))
 
 
-def scenes(count: int, seed: int, split: Split, device: torch.device) -> Scenes:
+def scenes(count: int, seed: int, split: Split) -> Scenes:
     """The first `count` scenes of a seed and split."""
     drawn = _by_all(partial(_scene, seed, split), count)
-    return Scenes(_pixels([one[0] for one in drawn], device), [one[1] for one in drawn], [one[2] for one in drawn])
+    return Scenes(_pixels([one[0] for one in drawn]), [one[1] for one in drawn], [one[2] for one in drawn])
 
 
 def _by_all(draw_one: Callable[[int], Drawn], count: int) -> list[Drawn]:
@@ -95,5 +106,5 @@ def _questions(scene: Scene) -> list[tuple[str, Sequence[str]]]:
     return [(question.prompt, tuple(question.answers)) for question in known[:PER_SCENE]]
 
 
-def _pixels(pictures: Sequence[np.ndarray], device: torch.device) -> Pixels:
-    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous().to(device)
+def _pixels(pictures: Sequence[np.ndarray]) -> Pixels:
+    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()

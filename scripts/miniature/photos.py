@@ -104,7 +104,7 @@ def whole(photos: UInt8[Tensor, "photo channel y x"], size: int) -> Float[Tensor
 def photos_of(step: int, photos: int, seed: int, *, at_once: int) -> list[int]:
     """The numbers of the photos of a step: every epoch has its own order."""
     steps = photos // at_once
-    order = torch.randperm(photos, generator=torch.Generator().manual_seed(seed + step // steps))
+    order = torch.randperm(photos, generator=drawn_for(seed, -1 - step // steps))
     first = step % steps * at_once
     return order[first : first + at_once].tolist()
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from captioncrafter.metrics.cider import cider_d
 from captioncrafter.metrics.references import References
+from captioncrafter.metrics.tokenizer import tokenize
 from captioncrafter.model.captioning import PackedCaptions
 from captioncrafter.model.cut import Cut
 from captioncrafter.model.prefix import Context, context_of
@@ -28,6 +29,9 @@ CAPTIONS_PER_PHOTO = 5
 MAX_TOKENS = 20
 DRAWN_WEIGHT = 0.2
 """What telling drawn scenes costs, beside the reward of photos' captions."""
+
+OTHER_LESSONS = 2_000_000
+"""Added to the steps of this stage, which so sees other views and scenes than those before."""
 
 END = "endofcaption"
 """Stands behind each caption that has ended, and behind people's: else a caption may stop amid a phrase at no cost."""
@@ -54,6 +58,7 @@ def learn_from_reward(
     end = model.config.text_config.eos_token_id
 
     def batch(step: int) -> _Batch:
+        step += OTHER_LESSONS
         numbers = photos_of(step, len(lessons.photos), schedule.seed, at_once=PHOTOS_PER_STEP)
         pixels = lessons.views(numbers, drawn_for(schedule.seed, step))
         prompts = prompts_of(processor, [PROMPT] * len(numbers))
@@ -67,7 +72,7 @@ def learn_from_reward(
             context = context_of(model, of_photos, Cut.QFORMER, batch.prompts)
             said = drawn_captions(model, context)
         scored = reward(batch.photos, [[_text(processor, ids, end) for ids in row] for row in said])
-        gain = scored - (scored.sum(1, keepdims=True) - scored) / (CAPTIONS_PER_PHOTO - 1)
+        gain = over_the_others(scored)
         captions: PackedCaptions = pack(said, model.config, batch.prompts).to(model.device)
         lengths = [len(ids) for row in said for ids in row]
         gains = torch.from_numpy(np.repeat(gain.flatten(), lengths)).float().to(model.device)
@@ -89,6 +94,12 @@ def learn_from_reward(
         descend(stage, schedule, look)
 
 
+def over_the_others(scores: Float[np.ndarray, "photo caption"]) -> Float[np.ndarray, "photo caption"]:
+    """By how much each caption scores more than the photo's others do on average."""
+    others = scores.sum(1, keepdims=True) - scores
+    return scores - others / (scores.shape[1] - 1)
+
+
 class Reward:
     """CIDEr-D against people's captions of training photos, whose document frequencies weigh the words."""
 
@@ -99,12 +110,15 @@ class Reward:
 
     def __call__(self, photos: Sequence[int], said: Sequence[Sequence[str]]) -> Float[np.ndarray, "photo caption"]:
         """What each of some captions of each photo scores."""
-        scores = np.zeros((len(photos), len(said[0])))
-        for turn in range(len(said[0])):
+        tokens = iter(tokenize([text for captions in said for text in captions]))
+        by_turn = zip(*([next(tokens) for _ in captions] for captions in said), strict=True)
+        turns: list[np.ndarray] = []
+        for captions in by_turn:
             predictions = [""] * len(self._references)
-            for photo, captions in zip(photos, said, strict=True):
-                predictions[photo] = captions[turn]
-            scores[:, turn] = cider_d(predictions, self._references)[list(photos)]
+            for photo, caption in zip(photos, captions, strict=True):
+                predictions[photo] = caption
+            turns.append(cider_d(predictions, self._references)[list(photos)])
+        scores = np.stack(turns, axis=1)
         self.given.append(float(scores.mean()))
         return scores
 
@@ -121,7 +135,8 @@ def drawn_captions(model: Blip2, context: Context) -> list[list[TokenIds]]:
         ).last_hidden_state[:, -1]
         if model.language_model.config.scale_decoder_outputs:
             hidden = hidden * model.language_model.model_dim**-0.5
-        odds = model.get_output_embeddings()(hidden.float()).float().softmax(-1)
+        with torch.autocast(hidden.device.type, enabled=False):  # as costs are worked out
+            odds = model.get_output_embeddings()(hidden.float()).softmax(-1)
         drawn = torch.multinomial(odds, 1)[:, 0].masked_fill(ended, text.pad_token_id)
         ended |= drawn == text.eos_token_id
         ids = torch.cat([ids, drawn[:, None]], dim=1)

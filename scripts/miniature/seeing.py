@@ -60,8 +60,9 @@ def learn_to_see(
 
     After distillation from classes (Hinton et al., 2015) and from dense features (Romero et al., 2015; locality
     guidance, Li et al., 2022), with the teacher looking at the very pictures that the tower looks at, of which no two
-    are alike (Beyer et al., 2022). The reader of words teaches nothing: taught by it, the tower learned the captions of
-    six thousand photos by heart. It tells how much there is to read.
+    are alike (Beyer et al., 2022). The reader of words teaches the tower nothing (but its gradient counts in the norm
+    that is clipped): taught by it, the tower learned the captions of six thousand photos by heart. It tells how much
+    there is to read.
     """
     torch.manual_seed(schedule.seed)
     device = model.device
@@ -175,8 +176,10 @@ def plain_attention(model: Blip2) -> Iterator[None]:
     usual = model.vision_model.config._attn_implementation
     if model.device.type == "cpu":
         model.vision_model.set_attn_implementation("eager")
-    yield
-    model.vision_model.set_attn_implementation(usual)
+    try:
+        yield
+    finally:
+        model.vision_model.set_attn_implementation(usual)
 
 
 @dataclass(frozen=True)

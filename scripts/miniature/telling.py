@@ -26,6 +26,9 @@ NOISE = 0.3
 SMOOTHING = 0.1
 """Of labels."""
 
+OTHER_LESSONS = 1_000_000
+"""Added to the steps of the third stage, which so sees other views and scenes than the second."""
+
 WORDS_WEIGHT = 0.02
 """What finding a picture's words in the Q-Former's outputs counts beside telling them, per nat and picture."""
 
@@ -77,7 +80,7 @@ def learn_together(model: Blip2, lessons: Lessons, tell: Callable[[], None], sch
         {"params": telling_weights(model), "peak": schedule.rate},
         {"params": list(model.vision_model.parameters()), "peak": TOWER_RATE * schedule.rate},
     ]
-    stage = Stage("together", model, groups, lessons.at, loss, look_every=1000)
+    stage = Stage("together", model, groups, lambda step: lessons.at(OTHER_LESSONS + step), loss, look_every=1000)
 
     def begin() -> None:
         model.train()

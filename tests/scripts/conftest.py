@@ -38,7 +38,7 @@ def photos() -> Photos:
 
 @pytest.fixture(scope="session")
 def drawn() -> Scenes:
-    return scenes(8, 0, "train", torch.device("cpu"))
+    return scenes(8, 0, "train")
 
 
 @pytest.fixture(scope="session")

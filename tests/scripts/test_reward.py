@@ -1,5 +1,6 @@
 """What a caption earns, and how captions are drawn."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -8,7 +9,7 @@ from captioncrafter.model.prefix import Context, context_of
 from captioncrafter.model.stock import Blip2, Processor
 from miniature.lessons import PROMPT, Lessons, gathered, prompts_of
 from miniature.photos import drawn_for
-from miniature.reward import CAPTIONS_PER_PHOTO, END, MAX_TOKENS, Reward, drawn_captions
+from miniature.reward import CAPTIONS_PER_PHOTO, END, Reward, drawn_captions, over_the_others
 from miniature.telling import seen
 
 from .conftest import CAPTIONS, OTHERS
@@ -33,6 +34,18 @@ def test_a_caption_that_stops_amid_a_phrase_earns_less(reward: Reward):
     assert cut < 0.95 * whole
 
 
+def test_punctuation_costs_a_caption_nothing(reward: Reward):
+    ((plain, stopped),) = reward([DOGS], [[f"{CAPTIONS[0]} {END}", f"{CAPTIONS[0]} . {END}"]])
+
+    assert stopped == pytest.approx(plain)
+
+
+def test_a_caption_gains_what_it_scores_over_the_mean_of_the_others():
+    gains = over_the_others(np.array([[1.0, 3.0, 5.0], [2.0, 2.0, 2.0]]))
+
+    assert gains.tolist() == [[-3.0, 0.0, 3.0], [0.0, 0.0, 0.0]]
+
+
 @pytest.fixture
 def context(miniature: Blip2, processor: Processor, lessons: Lessons) -> Context:
     pixels = lessons.views([DOGS, BOYS], drawn_for(1, 0))
@@ -42,16 +55,8 @@ def context(miniature: Blip2, processor: Processor, lessons: Lessons) -> Context
 
 
 @torch.no_grad()
-def test_captions_are_drawn_for_every_photo_and_end_once(miniature: Blip2, context: Context):
-    torch.manual_seed(0)
-    end = miniature.config.text_config.eos_token_id
-
-    rows = drawn_captions(miniature, context)
-
-    assert [len(row) for row in rows] == [CAPTIONS_PER_PHOTO] * 2
-    for ids in (ids for row in rows for ids in row):
-        assert 0 < len(ids) <= MAX_TOKENS
-        assert end not in ids[:-1]
+def test_captions_are_drawn_for_every_photo(miniature: Blip2, context: Context):
+    assert [len(row) for row in drawn_captions(miniature, context)] == [CAPTIONS_PER_PHOTO] * 2
 
 
 @torch.no_grad()
