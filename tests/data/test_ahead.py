@@ -67,9 +67,16 @@ def test_threads_end_with_the_one_who_stops_listening():
 
 @pytest.mark.parametrize(("cores", "threads"), [(1, 2), (2, 2), (4, 4), (16, 8)])
 def test_images_are_decoded_on_every_core_up_to_eight(monkeypatch: pytest.MonkeyPatch, cores: int, threads: int):
-    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(cores)))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(cores)), raising=False)
 
     assert decoding_threads() == threads
+
+
+def test_processes_of_a_machine_share_its_cores(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(16)), raising=False)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+
+    assert decoding_threads() == 4
 
 
 def test_what_is_made_ahead_is_made_in_so_many_threads():

@@ -191,7 +191,7 @@ class Training(Section):
         default=None,
         ge=1,
         description="Images computed at once; several batches make a step. By default as many as a GPU's memory holds, "
-        f"the whole step at best; elsewhere {_USUAL_IMAGES_PER_BATCH}.",
+        f"the whole step at best; elsewhere {_USUAL_IMAGES_PER_BATCH}. Which units dropout leaves out depends on it.",
     )
     learning_rate: float = Field(default=1e-4, gt=0, description="Peak learning rate of AdamW.")
     warmup: float = Field(

@@ -1,8 +1,8 @@
 """One update of the weights: batches forward and backward, gradients summed over processes, clipped, applied.
 
-Its result does not depend on how the step is divided: dropout is drawn from the seed, the step and the batch's place in
-it, every batch's loss is a sum, and the sum is divided by the caption tokens of the whole step. Nothing here waits for
-the device unless it runs out of memory.
+How the step is divided changes which units dropout leaves out, drawn from the seed, the step and the batch's place in
+it, and nothing else: every batch's loss is a sum, and the sum is divided by the caption tokens of the whole step.
+Nothing here waits for the device unless it runs out of memory.
 """
 
 import gc
