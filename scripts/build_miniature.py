@@ -2,7 +2,7 @@
 
 The vision tower learns to see photos as an ImageNet network sees them, and to read shapes; then, as in the BLIP-2
 paper's generative stage, Q-Former and language model learn to tell what it sees; then all of it learns together, and at
-the end, from half-way, by what its own captions score. All is decided by the options and the seed. A stopped training
+the end, from between, by what its own captions score. All is decided by the options and the seed. A stopped training
 goes on from its last checkpoint. Needs PyTorch 2.9 or newer, which brought Muon; the first stage takes three minutes on
 an H200 and many hours on a CPU. docs/miniature.md tells how this was chosen and what the model scores.
 
@@ -31,11 +31,12 @@ from miniature.photos import load_photos, whole
 from miniature.reward import learn_from_reward
 from miniature.seeing import learn_to_see, model_pixels
 from miniature.teacher import Teacher
-from miniature.telling import learn_to_tell, learn_together
+from miniature.telling import AT_FIRST, LATER, learn_to_tell, learn_together
 
 COLLAGES = 6000
 SCENES = 6000
 JUDGED_SCENES = 100
+ON_THE_WAY = 1 / 3
 
 
 def main() -> None:
@@ -62,10 +63,11 @@ def main() -> None:
     def tell() -> None:
         judge.told(model)
 
-    learn_to_tell(model, lessons, tell, schedule("telling"))
+    learn_to_tell(model, lessons, tell, schedule("telling"), AT_FIRST, turn=0)
+    learn_to_tell(model, lessons, tell, schedule("clearer"), LATER, turn=1)
     told_apart = copy.deepcopy(model.state_dict())
     learn_together(model, lessons, tell, schedule("together"))
-    model.load_state_dict(_mean(told_apart, model.state_dict()))
+    model.load_state_dict(_between(told_apart, model.state_dict()))
     learn_from_reward(model, processor, lessons, tell, schedule("reward"))
     judge.told(model, decoding=Decoding(), show=20)
     _save(model, processor, options.out)
@@ -81,7 +83,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seeing-rate", type=float, default=1e-3, help="peak learning rate of the first stage")
     parser.add_argument("--telling-steps", type=int, default=3000, help="steps of the second stage, 8 photos each")
     parser.add_argument("--telling-rate", type=float, default=6e-4, help="peak learning rate of the second stage")
-    parser.add_argument("--together-steps", type=int, default=1000, help="steps of the third stage, 8 photos each")
+    parser.add_argument("--clearer-steps", type=int, default=1500, help="more steps of it, less blurred")
+    parser.add_argument("--clearer-rate", type=float, default=4e-4, help="peak learning rate of those")
+    parser.add_argument("--together-steps", type=int, default=600, help="steps of the third stage, 8 photos each")
     parser.add_argument("--together-rate", type=float, default=3e-4, help="peak learning rate of the third stage")
     parser.add_argument("--reward-steps", type=int, default=100, help="steps of the last stage, 32 photos each")
     parser.add_argument("--reward-rate", type=float, default=1e-4, help="peak learning rate of the last stage")
@@ -91,9 +95,12 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _mean(one: dict[str, Tensor], other: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Half-way between two states of a model, which is better than either (Wortsman et al., 2022)."""
-    return {name: value if not value.is_floating_point() else (value + other[name]) / 2 for name, value in one.items()}
+def _between(one: dict[str, Tensor], other: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A third of the way from one state of a model to another: better than either (Wortsman et al., 2022)."""
+    return {
+        name: torch.lerp(value, other[name], ON_THE_WAY) if value.is_floating_point() else value
+        for name, value in one.items()
+    }
 
 
 def _save(model: Blip2, processor: Processor, out: Path) -> None:

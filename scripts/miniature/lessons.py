@@ -32,9 +32,6 @@ SCENES_WEIGHT, QUESTIONS_WEIGHT = 1.0, 0.5
 SMALLEST_CROP = 0.7
 """The least share of a photo that a view shows whose captions are to stay true."""
 
-MISHEARD = 0.15
-"""Of the words that the decoder has said so far, as it is told; others stand in their place."""
-
 PROMPT = Model().prompt
 MAX_TOKENS = 32
 
@@ -79,22 +76,23 @@ class Lessons:
         self._named_of_scenes = _named_in(scenes.captions, self.words)
 
     @torch.no_grad()
-    def at(self, step: int) -> Lesson:
-        """The lesson of a step."""
+    def at(self, step: int, *, misheard: float = 0.0) -> Lesson:
+        """The lesson of a step; of the words that the decoder reads the share `misheard` is replaced by any others."""
         dice = drawn_for(self._seed, step)
         numbers = photos_of(step, len(self.photos), self._seed, at_once=PHOTOS_PER_STEP)
         scenes = torch.randint(len(self._scenes), (SCENES_PER_STEP,), generator=dice)
         told = [self._told[number] for number in numbers]
         part = Part(self.views(numbers, dice), [PROMPT] * len(numbers), told, 1.0)
         named = torch.cat([self._named[numbers], self._named_of_scenes[scenes]])
-        return self.lesson([part, self._of_scenes(scenes), self._of_questions(dice)], named, dice)
+        lesson = self.lesson([part, self._of_scenes(scenes), self._of_questions(dice)], named)
+        return replace(lesson, captions=misread(lesson.captions, misheard, dice, len(self._processor.tokenizer)))
 
     @torch.no_grad()
     def drawn(self, step: int) -> Lesson:
         """The scenes and questions of a step alone."""
         dice = drawn_for(self._seed, step)
         scenes = torch.randint(len(self._scenes), (SCENES_PER_STEP,), generator=dice)
-        return self.lesson([self._of_scenes(scenes), self._of_questions(dice)], self._named_of_scenes[scenes], dice)
+        return self.lesson([self._of_scenes(scenes), self._of_questions(dice)], self._named_of_scenes[scenes])
 
     def views(self, numbers: Sequence[int], dice: torch.Generator) -> Float[Tensor, "photo channel y x"]:
         """A view of each of the training photos, as the model reads it."""
@@ -103,7 +101,7 @@ class Lessons:
             self._processor, views.to(self.photos.pixels.device).of(self.photos.pixels[list(numbers)], IMAGE_SIZE)
         )
 
-    def lesson(self, parts: Sequence[Part], named: Float[Tensor, "captioned word"], dice: torch.Generator) -> Lesson:
+    def lesson(self, parts: Sequence[Part], named: Float[Tensor, "captioned word"]) -> Lesson:
         """The parts in one batch; each token of a part counts the same."""
         weights: list[float] = []
         for part in parts:
@@ -115,7 +113,7 @@ class Lessons:
         return Lesson(
             torch.cat([part.pixels for part in parts]),
             prompts.to(device),
-            misheard(pack(rows, self._config, prompts), dice, len(self._processor.tokenizer)).to(device),
+            pack(rows, self._config, prompts).to(device),
             torch.tensor(weights, device=device),
             named.to(device),
         )
@@ -141,12 +139,12 @@ class Lessons:
         return encode_captions(tokenizer, captions, self._config, prompt=PROMPT, max_tokens=MAX_TOKENS)[0]
 
 
-def misheard(captions: PackedCaptions, dice: torch.Generator, words: int) -> PackedCaptions:
-    """The captions with some of the words that the decoder reads replaced by any; what it is to say stays."""
+def misread(captions: PackedCaptions, share: float, dice: torch.Generator, words: int) -> PackedCaptions:
+    """The captions with a share of the words that the decoder reads replaced by any; what it is to say stays."""
     ids = captions.token_ids
-    wrong = (torch.rand(ids.shape, generator=dice) < MISHEARD) & (ids > 0)  # 0 begins a caption, and pads
-    others = torch.randint(1, words, ids.shape, generator=dice)
-    return replace(captions, token_ids=torch.where(wrong, others, ids))
+    wrong = torch.rand(ids.shape, generator=dice).to(ids.device) < share
+    others = torch.randint(1, words, ids.shape, generator=dice).to(ids.device)
+    return replace(captions, token_ids=torch.where(wrong & (ids > 0), others, ids))  # 0 begins a caption, and pads
 
 
 def _named_in(captions: Sequence[Sequence[str]], words: Sequence[str]) -> Float[Tensor, "picture word"]:

@@ -22,16 +22,13 @@ from .descent import Schedule, Stage, descend
 from .lessons import PROMPT, Lesson, Lessons, costs, gathered, prompts_of
 from .photos import drawn_for, photos_of
 from .seeing import plain_attention
-from .telling import TOWER_RATE, seen, telling_weights
+from .telling import OTHER_LESSONS, TOWER_RATE, seen, telling_weights
 
 PHOTOS_PER_STEP = 32
 CAPTIONS_PER_PHOTO = 5
 MAX_TOKENS = 20
-DRAWN_WEIGHT = 0.2
+DRAWN_WEIGHT = 1.0
 """What telling drawn scenes costs, beside the reward of photos' captions."""
-
-OTHER_LESSONS = 2_000_000
-"""Added to the steps of this stage, which so sees other views and scenes than those before."""
 
 END = "endofcaption"
 """Stands behind each caption that has ended, and behind people's: else a caption may stop amid a phrase at no cost."""
@@ -58,7 +55,7 @@ def learn_from_reward(
     end = model.config.text_config.eos_token_id
 
     def batch(step: int) -> _Batch:
-        step += OTHER_LESSONS
+        step += 3 * OTHER_LESSONS
         numbers = photos_of(step, len(lessons.photos), schedule.seed, at_once=PHOTOS_PER_STEP)
         pixels = lessons.views(numbers, drawn_for(schedule.seed, step))
         prompts = prompts_of(processor, [PROMPT] * len(numbers))

@@ -5,6 +5,7 @@ stand in every step, so that the miniature keeps both worlds and reads more than
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -17,17 +18,27 @@ from .lessons import PHOTOS_PER_STEP, Lesson, Lessons, costs, gathered
 from .seeing import plain_attention
 from .words import WordReader
 
-LOST = 0.3
-"""Of a training photo's vision tokens; others of the same photo stand in for them."""
 
-NOISE = 0.3
-"""Added to a training photo's vision tokens, in standard deviations of each channel."""
+@dataclass(frozen=True)
+class Blur:
+    """How unclearly a training photo is seen and a caption heard.
+
+    `lost` is the share of a photo's vision tokens in whose place others of the same photo stand, `noise` what is
+    added to all, in standard deviations of each channel, `misheard` the share of a caption's words that are replaced.
+    """
+
+    lost: float
+    noise: float
+    misheard: float
+
+
+AT_FIRST, LATER = Blur(lost=0.3, noise=0.3, misheard=0.15), Blur(lost=0.15, noise=0.15, misheard=0.0)
 
 SMOOTHING = 0.1
 """Of labels."""
 
 OTHER_LESSONS = 1_000_000
-"""Added to the steps of the third stage, which so sees other views and scenes than the second."""
+"""Added to the steps of the next turn, which so has other views and scenes."""
 
 WORDS_WEIGHT = 0.02
 """What finding a picture's words in the Q-Former's outputs counts beside telling them, per nat and picture."""
@@ -36,12 +47,14 @@ TOWER_RATE = 0.5
 """How fast the vision tower learns along, where it does, beside the others."""
 
 
-def learn_to_tell(model: Blip2, lessons: Lessons, tell: Callable[[], None], schedule: Schedule) -> None:
+def learn_to_tell(
+    model: Blip2, lessons: Lessons, tell: Callable[[], None], schedule: Schedule, blur: Blur, *, turn: int
+) -> None:
     """Trains Q-Former, projection and language model on what the vision tower sees, which stays as it is.
 
     What the Q-Former gathers is read by word detectors as well, which are thrown away afterwards: without them it has
     to wait for the language model to ask. Photos are shown blurred: so sharp as those it was trained on the tower sees
-    no others. There is no dropout yet: with it, it takes twice the steps to see.
+    no others. Another `turn` has other lessons. There is no dropout yet: with it, it takes twice the steps to see.
     """
     torch.manual_seed(schedule.seed)
     reader = WordReader(len(lessons.words)).to(model.device)
@@ -49,7 +62,7 @@ def learn_to_tell(model: Blip2, lessons: Lessons, tell: Callable[[], None], sche
     def loss(lesson: Lesson) -> Tensor:
         with torch.no_grad():
             tokens = seen(model, lesson.pixels)
-        tokens[:PHOTOS_PER_STEP] = blurred(tokens[:PHOTOS_PER_STEP])
+        tokens[:PHOTOS_PER_STEP] = blurred(tokens[:PHOTOS_PER_STEP], blur)
         queries = gathered(model, tokens)
         found = reader(queries[: len(lesson.named)].float(), lesson.named)
         nats = costs(model, lesson.prompts, lesson.captions, queries)
@@ -57,7 +70,11 @@ def learn_to_tell(model: Blip2, lessons: Lessons, tell: Callable[[], None], sche
 
     learner = torch.nn.ModuleDict({"model": model, "reader": reader})
     groups = [{"params": [*telling_weights(model), *reader.parameters()], "peak": schedule.rate}]
-    stage = Stage("telling", learner, groups, lessons.at, loss, look_every=1000)
+
+    def batch(step: int) -> Lesson:
+        return lessons.at(turn * OTHER_LESSONS + step, misheard=blur.misheard)
+
+    stage = Stage(f"telling, turn {turn}", learner, groups, batch, loss, look_every=1000)
     model.eval()
     with plain_attention(model):
         descend(stage, schedule, tell)
@@ -80,7 +97,7 @@ def learn_together(model: Blip2, lessons: Lessons, tell: Callable[[], None], sch
         {"params": telling_weights(model), "peak": schedule.rate},
         {"params": list(model.vision_model.parameters()), "peak": TOWER_RATE * schedule.rate},
     ]
-    stage = Stage("together", model, groups, lambda step: lessons.at(OTHER_LESSONS + step), loss, look_every=1000)
+    stage = Stage("together", model, groups, lambda step: lessons.at(2 * OTHER_LESSONS + step), loss, look_every=1000)
 
     def begin() -> None:
         model.train()
@@ -109,11 +126,11 @@ def seen(model: Blip2, pixels: Float[Tensor, "row channel y x"]) -> Float[Tensor
         return model.vision_model(pixels).last_hidden_state.float()
 
 
-def blurred(tokens: Float[Tensor, "photo token width"]) -> Float[Tensor, "photo token width"]:
+def blurred(tokens: Float[Tensor, "photo token width"], blur: Blur) -> Float[Tensor, "photo token width"]:
     """Some tokens give way to others of the same photo, and there is noise in all."""
     photos, places, width = tokens.shape
     others = torch.randint(0, places, (photos, places), device=tokens.device)
-    lost = torch.rand(photos, places, device=tokens.device) < LOST
+    lost = torch.rand(photos, places, device=tokens.device) < blur.lost
     read = torch.where(lost, others, torch.arange(places, device=tokens.device))
     kept = tokens.gather(1, read[:, :, None].expand(-1, -1, width))
-    return kept + NOISE * tokens.std((0, 1)) * torch.randn_like(kept)
+    return kept + blur.noise * tokens.std((0, 1)) * torch.randn_like(kept)

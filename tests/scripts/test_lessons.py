@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from miniature import lessons as of_lessons
 from miniature.lessons import ASKED_PER_STEP, PHOTOS_PER_STEP, SCENES_PER_STEP, Lessons
 
 from .conftest import CAPTIONS, OTHERS
@@ -41,12 +40,8 @@ def test_drawn_lessons_hold_no_photo(lessons: Lessons):
     assert len(lessons.drawn(0).pixels) == SCENES_PER_STEP + ASKED_PER_STEP
 
 
-def test_words_may_be_misheard_and_are_still_to_be_said(lessons: Lessons, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(of_lessons, "MISHEARD", 0.0)
-    heard = lessons.at(0).captions
-    monkeypatch.setattr(of_lessons, "MISHEARD", 0.5)
-
-    wrong = lessons.at(0).captions
+def test_words_may_be_misheard_and_are_still_to_be_said(lessons: Lessons):
+    heard, wrong = lessons.at(0).captions, lessons.at(0, misheard=0.5).captions
 
     changed = wrong.token_ids != heard.token_ids
     assert torch.equal(wrong.targets, heard.targets)
