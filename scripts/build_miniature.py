@@ -1,8 +1,8 @@
 """Builds the embedded miniature: a BLIP-2 of the stock classes that captions photos and drawn scenes.
 
 The vision tower learns to see photos as an ImageNet network sees them, and to read shapes; then, as in the BLIP-2
-paper's generative stage, Q-Former and language model learn to tell what it sees; then all of it learns together, and at
-the end, from between, by what its own captions score. All is decided by the options and the seed. A stopped training
+paper's generative stage, Q-Former and language model learn to tell what it sees; at the end all of it learns together,
+and what is saved lies between. All is decided by the options and the seed. A stopped training
 goes on from its last checkpoint. Needs PyTorch 2.9 or newer, which brought Muon; the first stage takes three minutes on
 an H200 and many hours on a CPU. docs/miniature.md tells how this was chosen and what the model scores.
 
@@ -28,7 +28,6 @@ from miniature.judging import Judge
 from miniature.lessons import Lessons
 from miniature.model import IMAGE_SIZE, fresh_model, fresh_processor
 from miniature.photos import load_photos, whole
-from miniature.reward import learn_from_reward
 from miniature.seeing import learn_to_see, model_pixels
 from miniature.teacher import Teacher
 from miniature.telling import AT_FIRST, LATER, learn_to_tell, learn_together
@@ -68,7 +67,6 @@ def main() -> None:
     told_apart = copy.deepcopy(model.state_dict())
     learn_together(model, lessons, tell, schedule("together"))
     model.load_state_dict(_between(told_apart, model.state_dict()))
-    learn_from_reward(model, processor, lessons, tell, schedule("reward"))
     judge.told(model, decoding=Decoding(), show=20)
     _save(model, processor, options.out)
 
@@ -85,10 +83,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--telling-rate", type=float, default=6e-4, help="peak learning rate of the second stage")
     parser.add_argument("--clearer-steps", type=int, default=1500, help="more steps of it, less blurred")
     parser.add_argument("--clearer-rate", type=float, default=4e-4, help="peak learning rate of those")
-    parser.add_argument("--together-steps", type=int, default=600, help="steps of the third stage, 8 photos each")
-    parser.add_argument("--together-rate", type=float, default=3e-4, help="peak learning rate of the third stage")
-    parser.add_argument("--reward-steps", type=int, default=100, help="steps of the last stage, 32 photos each")
-    parser.add_argument("--reward-rate", type=float, default=1e-4, help="peak learning rate of the last stage")
+    parser.add_argument("--together-steps", type=int, default=600, help="steps of the last stage, 8 photos each")
+    parser.add_argument("--together-rate", type=float, default=3e-4, help="peak learning rate of the last stage")
     parser.add_argument("--seed", type=int, choices=range(1, 1000), default=1, metavar="1..999")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=1, help="of PyTorch on a CPU; batches are made in one more")

@@ -87,13 +87,6 @@ class Lessons:
         lesson = self.lesson([part, self._of_scenes(scenes), self._of_questions(dice)], named)
         return replace(lesson, captions=misread(lesson.captions, misheard, dice, len(self._processor.tokenizer)))
 
-    @torch.no_grad()
-    def drawn(self, step: int) -> Lesson:
-        """The scenes and questions of a step alone."""
-        dice = drawn_for(self._seed, step)
-        scenes = torch.randint(len(self._scenes), (SCENES_PER_STEP,), generator=dice)
-        return self.lesson([self._of_scenes(scenes), self._of_questions(dice)], self._named_of_scenes[scenes])
-
     def views(self, numbers: Sequence[int], dice: torch.Generator) -> Float[Tensor, "photo channel y x"]:
         """A view of each of the training photos, as the model reads it."""
         views = some_views(len(numbers), dice, smallest=SMALLEST_CROP)

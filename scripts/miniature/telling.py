@@ -1,4 +1,4 @@
-"""The second stage and the third: learning to say what the vision tower sees, and to answer questions.
+"""The second stage and the last: learning to say what the vision tower sees, and to answer questions.
 
 Photos and their captions are most of it; drawn scenes with terse captions, and a few kinds of questions about them,
 stand in every step, so that the miniature keeps both worlds and reads more than one prompt.

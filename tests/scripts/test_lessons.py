@@ -36,10 +36,6 @@ def test_photos_count_one_and_so_do_scenes(lessons: Lessons):
     assert lesson.weights.sum().item() == pytest.approx(2.5)
 
 
-def test_drawn_lessons_hold_no_photo(lessons: Lessons):
-    assert len(lessons.drawn(0).pixels) == SCENES_PER_STEP + ASKED_PER_STEP
-
-
 def test_words_may_be_misheard_and_are_still_to_be_said(lessons: Lessons):
     heard, wrong = lessons.at(0).captions, lessons.at(0, misheard=0.5).captions
 
