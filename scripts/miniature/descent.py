@@ -12,6 +12,8 @@ import torch
 
 from captioncrafter.data.ahead import computed_ahead
 
+from .dice import seed_of
+
 KEEP_EVERY = 500
 SAY_EVERY = 50
 WEIGHT_DECAY = 0.05
@@ -69,9 +71,7 @@ def descend(stage: Stage[Batch], schedule: Schedule, look: Callable[[], None] = 
     since: list[torch.Tensor] = []
     with take.stream():
         for step, data in enumerate(computed_ahead(stage.batch, range(first, schedule.steps), ahead=1), start=first):
-            torch.manual_seed(
-                schedule.seed * 10_000_019 + step
-            )  # of dropout: after a stop, a step draws what it would have drawn
+            torch.manual_seed(seed_of(schedule.seed, step))  # of dropout
             since.append(take(data, _rate(step, schedule.steps)))  # read seldom: a GPU would wait for each
             last = step + 1 == schedule.steps
             if (step + 1) % SAY_EVERY == 0:
@@ -194,10 +194,10 @@ def _restore(
         )
     learner.load_state_dict(state["learner"])
     for optimizer, known in zip(optimizers, state["optimizers"], strict=True):
-        optimizer.load_state_dict(known)
-        for group in optimizer.param_groups:
+        for kept, group in zip(known["param_groups"], optimizer.param_groups, strict=True):
             if "capturable" in group:
-                group["capturable"] = group["params"][0].is_cuda  # and not as where the checkpoint was made
+                kept["capturable"] = group["capturable"]  # as this device needs it, not that of the checkpoint
+        optimizer.load_state_dict(known)
     return state["step"]
 
 

@@ -29,14 +29,14 @@ class Judge:
     """Holds captions against people's, and scenes of known and of held-out combinations against what they show."""
 
     def __init__(self, processor: Processor, photos: Photos, known: Scenes, held_out: Scenes) -> None:
-        self.references = References(dict(zip(photos.image_ids, photos.captions, strict=True)))
+        self._references = References(dict(zip(photos.image_ids, photos.captions, strict=True)))
         self._processor, self._photos, self._known, self._held_out = processor, photos, known, held_out
 
-    def told(self, model: Blip2, *, decoding: Decoding = GREEDY, show: int = 3) -> dict[str, str]:
-        """Prints how the model does, and gives its captions of the validation photos by image id."""
+    def told(self, model: Blip2, *, decoding: Decoding = GREEDY, show: int = 3) -> None:
+        """Prints how the model does, and some of its captions."""
         said = self._say(model, self._photos.pixels, [PROMPT] * len(self._photos), decoding)
         captions = dict(zip(self._photos.image_ids, said, strict=True))
-        cider, blind = (cider_of(some, self.references) for some in (captions, shuffled(captions, seed=0)))
+        cider, blind = (cider_of(some, self._references) for some in (captions, shuffled(captions, seed=0)))
         print(
             f"  CIDEr {100 * cider:.1f}, images shuffled {100 * blind:.1f}, distinct {len(set(said))}; word for word a "
             f"reference: {self._right(model, self._known):.0%} of new scenes, "
@@ -45,7 +45,6 @@ class Judge:
         )
         for caption in said[:show]:
             print(f"    {caption}", flush=True)
-        return captions
 
     def _right(self, model: Blip2, scenes: Scenes) -> float:
         said = self._say(model, scenes.pixels, [PROMPT] * len(scenes), GREEDY)

@@ -17,9 +17,10 @@ from captioncrafter.model.stock import Blip2, Processor
 from captioncrafter.recipe import Model
 from captioncrafter.training.packing import TokenIds, encode_captions, pack
 
+from .dice import drawn_for
 from .drawings import Scenes
 from .model import IMAGE_SIZE
-from .photos import Photos, drawn_for, photos_of, some_views, whole
+from .photos import Photos, photos_of, some_views, whole
 from .seeing import model_pixels
 from .words import named_in, telling_words
 
@@ -65,7 +66,7 @@ class Lessons:
     """The training photos and drawn scenes, step by step."""
 
     def __init__(self, model: Blip2, processor: Processor, photos: Photos, scenes: Scenes, seed: int) -> None:
-        self.photos = photos
+        self._photos = photos
         self._config, self._processor, self._scenes, self._seed = model.config, processor, scenes, seed
         in_scenes = {word for captions in scenes.captions for text in captions for word in text.split()}
         self.words = sorted({*telling_words(photos.captions), *in_scenes})
@@ -79,22 +80,22 @@ class Lessons:
     def at(self, step: int, *, misheard: float = 0.0) -> Lesson:
         """The lesson of a step; of the words that the decoder reads the share `misheard` is replaced by any others."""
         dice = drawn_for(self._seed, step)
-        numbers = photos_of(step, len(self.photos), self._seed, at_once=PHOTOS_PER_STEP)
+        numbers = photos_of(step, len(self._photos), self._seed, at_once=PHOTOS_PER_STEP)
         scenes = torch.randint(len(self._scenes), (SCENES_PER_STEP,), generator=dice)
         told = [self._told[number] for number in numbers]
         part = Part(self.views(numbers, dice), [PROMPT] * len(numbers), told, 1.0)
         named = torch.cat([self._named[numbers], self._named_of_scenes[scenes]])
-        lesson = self.lesson([part, self._of_scenes(scenes), self._of_questions(dice)], named)
+        lesson = self._lesson([part, self._of_scenes(scenes), self._of_questions(dice)], named)
         return replace(lesson, captions=misread(lesson.captions, misheard, dice, len(self._processor.tokenizer)))
 
     def views(self, numbers: Sequence[int], dice: torch.Generator) -> Float[Tensor, "photo channel y x"]:
         """A view of each of the training photos, as the model reads it."""
         views = some_views(len(numbers), dice, smallest=SMALLEST_CROP)
         return model_pixels(
-            self._processor, views.to(self.photos.pixels.device).of(self.photos.pixels[list(numbers)], IMAGE_SIZE)
+            self._processor, views.to(self._photos.pixels.device).of(self._photos.pixels[list(numbers)], IMAGE_SIZE)
         )
 
-    def lesson(self, parts: Sequence[Part], named: Float[Tensor, "captioned word"]) -> Lesson:
+    def _lesson(self, parts: Sequence[Part], named: Float[Tensor, "captioned word"]) -> Lesson:
         """The parts in one batch; each token of a part counts the same."""
         weights: list[float] = []
         for part in parts:
@@ -102,7 +103,7 @@ class Lessons:
             weights += [part.weight / count] * count
         prompts = prompts_of(self._processor, [prompt for part in parts for prompt in part.prompts])
         rows = [row for part in parts for row in part.captions]
-        device = self.photos.pixels.device
+        device = self._photos.pixels.device
         return Lesson(
             torch.cat([part.pixels for part in parts]),
             prompts.to(device),

@@ -16,6 +16,8 @@ from captioncrafter.data.captions import normalise
 from captioncrafter.data.splits import CaptionedImage, CaptionedImages, load_splits
 from captioncrafter.recipe import Data
 
+from .dice import drawn_for
+
 KEPT_SIZE = 256
 """Pixels along a side at which photos are kept in memory, and at which the teacher looks at them."""
 
@@ -107,11 +109,6 @@ def photos_of(step: int, photos: int, seed: int, *, at_once: int) -> list[int]:
     order = torch.randperm(photos, generator=drawn_for(seed, -1 - step // steps))
     first = step % steps * at_once
     return order[first : first + at_once].tolist()
-
-
-def drawn_for(seed: int, step: int) -> torch.Generator:
-    """The dice of a step: after a stop, it falls as it would have fallen."""
-    return torch.Generator().manual_seed(seed * 10_000_019 + step)
 
 
 def scaled(

@@ -15,9 +15,10 @@ from captioncrafter.model.stock import Blip2, Processor
 
 from .collages import IGNORE
 from .descent import Group, Schedule, Stage, descend
+from .dice import drawn_for
 from .drawings import Collages
 from .model import IMAGE_SIZE, SIDE, VISION_LAYERS, WIDTH
-from .photos import KEPT_SIZE, Photos, Views, drawn_for, photos_of, scaled, some_views, whole
+from .photos import KEPT_SIZE, Photos, Views, photos_of, scaled, some_views, whole
 from .teacher import CLASSES, HINT_WIDTH, Seen, Teacher
 from .words import WordReader, average_precision, named_in, telling_words
 

@@ -70,6 +70,20 @@ def test_a_stopped_stage_ends_with_the_same_bits(tmp_path: Path, whole: Tensor):
     assert torch.equal(weights(trained), whole)
 
 
+def test_a_stage_stopped_on_a_gpu_goes_on_without_one(tmp_path: Path, whole: Tensor):
+    with pytest.raises(Stopped):
+        descend(stage(learner(), stop_at=4), schedule(tmp_path / "stopped.pt"))
+    state = torch.load(tmp_path / "stopped.pt")
+    for group in state["optimizers"][0]["param_groups"]:
+        group["capturable"] = True
+    torch.save(state, tmp_path / "stopped.pt")
+    trained = learner()
+
+    descend(stage(trained), schedule(tmp_path / "stopped.pt"))
+
+    assert torch.equal(weights(trained), whole)
+
+
 def test_matrices_and_other_weights_all_learn(tmp_path: Path):
     trained = learner()
     before = [weight.detach().clone() for weight in trained.parameters()]

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from miniature.photos import KEPT_SIZE, Views, drawn_for, some_views, whole
+from miniature.dice import drawn_for
+from miniature.photos import KEPT_SIZE, Views, some_views, whole
 from miniature.seeing import BLENDED, COVERED, learning_groups, mixed, some_mixtures
 
 SIZE = 8
