@@ -80,10 +80,16 @@ def test_a_second_signal_amid_a_step_leaves_a_good_checkpoint(course: Course, ou
 
 
 def test_time_budgets_end_a_run_in_parts_with_status_0(course: Course, out: Path):
-    parts = [course.start(out, "--stop-after", f"{share * course.seconds:.3f}s").end() for share in (0.01, 0.7, 0.8)]
+    """The clock is moved on at a given batch: batch 12 is of step 7, and the second part's fifth of step 10."""
+    parts = [course.start(out, "--stop-after", "0.001s").end()]
+    for nth in (12, 5):
+        hours = {"at": "batch", "nth": nth, "do": "let_pass", "seconds": 7200}
+        parts.append(course.start(out, "--stop-after", "1h", faults=[hours]).end())
     trial = course.gone_on(out, parts[-1])
 
     assert [part.status for part in parts] == [0, 0, 0], parts
     assert "stopped before the first step, because its time is used up" in parts[0].said
     assert "Give the same command again to go on" in parts[0].said
+    assert "stopped after step 7" in parts[1].said
+    assert "stopped after step 10" in parts[2].said
     assert trial.continued() == []

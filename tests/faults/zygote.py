@@ -184,6 +184,11 @@ def _limit_file_size(size: int) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 
 
+def _let_pass(seconds: float) -> None:
+    clock = time.monotonic
+    time.monotonic = lambda: clock() + seconds
+
+
 def _run(command: list[str]) -> None:
     subprocess.run(command, check=True)
 
@@ -194,6 +199,7 @@ _ACTIONS: dict[str, Callable[..., None]] = {
     "truncate": _truncate,
     "flip": _flip,
     "limit_file_size": _limit_file_size,
+    "let_pass": _let_pass,
     "run": _run,
 }
 
