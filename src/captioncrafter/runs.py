@@ -25,6 +25,10 @@ SEEDS = "seeds.json"
 """In a folder of runs that differ in their seed only: what they came to."""
 BASE = "base"
 """Folder in a run for predictions and scores of the base model without the adapter."""
+PICTURES = "pictures"
+"""Folder in a run for pictures that are no part of its data."""
+PICTURE_CAPTIONS = "captions.jsonl"
+"""In that folder: a row for each picture with its file's name as `image`, and what `tuned` and `base` say of it."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """The images of a page: in order, with what was said of each, and the words it shares with people."""
 
 from captioncrafter.report import gallery
-from captioncrafter.report.content import ReportData, System
+from captioncrafter.report.content import Picture, ReportData, System
 from pages import JPEG, numbered, report_data, system
 
 
@@ -99,3 +99,14 @@ def test_a_thumbnail_is_part_of_the_page():
 
     assert first.thumbnail.startswith("data:image/jpeg;base64,")
     assert second.thumbnail == ""
+
+
+def test_a_picture_beside_the_data_shows_what_every_system_said_of_it():
+    picture = Picture("beach.jpg", JPEG, {"mine": "a walker", "base": "", "other": "a dog"})
+    data = report_data(System("mine", {}), System("base", {}), pictures=[picture])
+
+    (card,) = gallery.picture_cards(data)
+
+    said = [(one.system, one.role, "".join(piece.text for piece in one.pieces), one.score) for one in card.said]
+    assert said == [("mine", "subject", "a walker", ""), ("base", "base", "", "")]
+    assert (card.image_id, card.references) == ("beach.jpg", ())

@@ -8,6 +8,7 @@ import pytest
 from captioncrafter import recipe
 from captioncrafter.errors import InputError
 from captioncrafter.stages.quickstart import QuickstartResult, quickstart
+from pages import read
 
 
 @pytest.fixture(scope="module")
@@ -47,9 +48,25 @@ def test_the_report_shows_both(result: QuickstartResult):
     assert f"{100 * result.tuned.scores['metrics']['CIDEr']['value']:.1f}" in page
 
 
-def test_pictures_are_captioned_before_and_after(result: QuickstartResult, folder: Path):
-    assert len(result.captions) == len(list((folder / "pictures").glob("*.png")))
+def test_scenes_and_photos_are_captioned_before_and_after(result: QuickstartResult, folder: Path):
+    files = {file.name for file in (folder / "pictures").iterdir() if file.suffix in (".png", ".jpg")}
+
+    assert {row["image"] for row in result.captions} == files
+    assert {"scene-1.png", "beach.jpg"} < files
     assert all(row["base"] and row["tuned"] for row in result.captions)
+
+
+def test_every_photo_has_its_licence_beside_it(folder: Path, result: QuickstartResult):
+    licences = (folder / "pictures" / "LICENSE.md").read_text(encoding="utf-8")
+
+    assert all(f"`{file.name}`" in licences for file in (folder / "pictures").glob("*.jpg"))
+
+
+def test_the_report_shows_those_pictures(result: QuickstartResult):
+    root = read(result.report.read_text(encoding="utf-8"))
+
+    shown = [card.get("aria-label") for card in root.findall(".//section[@id='pictures']//article")]
+    assert shown == [row["image"] for row in result.captions]
 
 
 def test_the_run_folder_is_complete(result: QuickstartResult, folder: Path):

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from captioncrafter.errors import DataError
 from captioncrafter.stages.report import report
@@ -222,3 +223,55 @@ def test_thumbnails_are_small_and_whole(tmp_path: Path, dataset: Path):
     with Image.open(io.BytesIO(base64.b64decode(source.removeprefix("data:image/jpeg;base64,")))) as thumbnail:
         assert thumbnail.format == "JPEG"
         assert thumbnail.size == (40, 40)
+
+
+@pytest.fixture
+def run_with_pictures(tmp_path: Path, dataset: Path) -> Path:
+    """A run in which a beach and a dog lie beside the data, captioned with and without the adapter."""
+    run = write_run(tmp_path / "mine", dataset)
+    write_scored(run / "base", "a photo", 0.25)
+    (run / "pictures").mkdir()
+    for name in ("beach.png", "dog.png"):
+        Image.new("RGB", (400, 300), "tan").save(run / "pictures" / name)
+    rows = [{"image": f"{name}.png", "tuned": f"my {name}", "base": f"a {name}"} for name in ("beach", "dog")]
+    (run / "pictures" / "captions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return run
+
+
+def test_pictures_beside_the_data_are_shown_with_their_captions(run_with_pictures: Path):
+    root = read(report([run_with_pictures]).read_text(encoding="utf-8"))
+
+    assert texts(root, ".//section[@id='pictures']//p[@class='caption']") == [
+        "my beach", "a beach", "my dog", "a dog",
+    ]  # fmt: skip
+    assert len(root.findall(".//section[@id='pictures']//img")) == 2
+
+
+def test_a_picture_that_is_gone_or_damaged_is_left_out_and_said(
+    run_with_pictures: Path, capsys: pytest.CaptureFixture[str]
+):
+    (run_with_pictures / "pictures" / "beach.png").unlink()
+    (run_with_pictures / "pictures" / "dog.png").write_bytes(b"no picture")
+
+    root = read(report([run_with_pictures]).read_text(encoding="utf-8"))
+
+    said = capsys.readouterr().err
+    assert "beach.png" in said and "dog.png" in said
+    assert root.findall(".//section[@id='pictures']") == []
+
+
+def test_a_picture_outside_of_the_run_is_not_read(run_with_pictures: Path):
+    Image.new("RGB", (40, 30), "red").save(run_with_pictures.parent / "secret.png")
+    row = {"image": "../../secret.png", "tuned": "a secret", "base": "a secret"}
+    (run_with_pictures / "pictures" / "captions.jsonl").write_text(json.dumps(row))
+
+    root = read(report([run_with_pictures]).read_text(encoding="utf-8"))
+
+    assert root.findall(".//section[@id='pictures']") == []
+
+
+def test_captions_of_pictures_without_a_picture_are_refused(run_with_pictures: Path):
+    (run_with_pictures / "pictures" / "captions.jsonl").write_text('{"tuned": "a dog"}')
+
+    with pytest.raises(DataError, match="a row has no image, tuned or base"):
+        report([run_with_pictures])

@@ -248,8 +248,12 @@ def program() -> str:
         return "captioncrafter"
     script = Path(sys.argv[0])
     if script.name != "captioncrafter":
-        return f"{sys.executable} -m captioncrafter"
-    return str(script.relative_to(Path.cwd()) if script.is_relative_to(Path.cwd()) else script)
+        return f"{_from_here(Path(sys.executable))} -m captioncrafter"
+    return _from_here(script)
+
+
+def _from_here(path: Path) -> str:
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 def _cell(measured: Mapping[str, float] | None) -> str:

@@ -42,13 +42,22 @@ class System:
 
 
 @dataclass(frozen=True)
+class Picture:
+    """A picture beside those that were scored: its name, JPEG bytes, and what systems say of it, by their names."""
+
+    name: str
+    thumbnail: bytes
+    captions: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class ReportData:
     """Everything a page shows. Whatever is empty is left out of the page.
 
     `systems` holds the subject first, then what it is compared with: its base, then other runs. `thumbnails` maps
     image ids to JPEG bytes (about 200 pixels a side look best; a page of 1,000 stays near 10 MB), `prompts` to the
-    prompt of those images that have one of their own. `recipe` and `manifest` hold the subject's files of those
-    names.
+    prompt of those images that have one of their own. `pictures` are no part of the data, and have no scores. `recipe`
+    and `manifest` hold the subject's files of those names.
     """
 
     title: str
@@ -57,6 +66,7 @@ class ReportData:
     references: Mapping[str, Sequence[str]] = field(default_factory=dict)
     thumbnails: Mapping[str, bytes] = field(default_factory=dict)
     prompts: Mapping[str, str] = field(default_factory=dict)
+    pictures: Sequence[Picture] = ()
     recipe: Mapping[str, Any] = field(default_factory=dict)
     manifest: Mapping[str, Any] = field(default_factory=dict)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from captioncrafter.metrics.diversity import words
 from captioncrafter.report.charts import Role
-from captioncrafter.report.content import ReportData, hundredfold, scored_per_image
+from captioncrafter.report.content import Picture, ReportData, hundredfold, scored_per_image
 from captioncrafter.report.figures import role_of
 
 SHOWN_AT_FIRST = 24
@@ -64,6 +64,11 @@ def cards(data: ReportData, metric: str | None) -> list[Card]:
     return [_card(data, metric, image_id, common) for image_id in data.subject.predictions]
 
 
+def picture_cards(data: ReportData) -> list[Card]:
+    """A card for each picture beside those that were scored."""
+    return [_picture_card(data, picture) for picture in data.pictures]
+
+
 def extremes(data: ReportData, every_card: Sequence[Card], metric: str | None) -> tuple[list[Card], list[Card]]:
     """The cards on which the subject does best and worst by `metric`; none when it has no per-image values."""
     scored = [
@@ -106,6 +111,15 @@ def _card(data: ReportData, metric: str | None, image_id: str, common: frozenset
         if image_id in system.predictions
     ]
     return Card(image_id, _data_uri(data.thumbnails.get(image_id)), said, references, data.prompts.get(image_id, ""))
+
+
+def _picture_card(data: ReportData, picture: Picture) -> Card:
+    said = [
+        Said(system.name, role_of(place), _pieces(picture.captions[system.name], lambda _: False), "")
+        for place, system in enumerate(data.systems)
+        if system.name in picture.captions
+    ]
+    return Card(picture.name, _data_uri(picture.thumbnail), said, ())
 
 
 def _common_words(references: Mapping[str, Sequence[str]]) -> frozenset[str]:

@@ -13,11 +13,11 @@ from markupsafe import Markup
 
 from captioncrafter.errors import counted
 from captioncrafter.report import findings, gallery, pairwise, provenance, repeats
-from captioncrafter.report.content import ReportData, System, headline_metric, scored_per_image
+from captioncrafter.report.content import Picture, ReportData, System, headline_metric, scored_per_image
 from captioncrafter.report.figures import caption_figures, role_of, training_figures
 from captioncrafter.report.headline import headline, score_table
 
-__all__ = ["ReportData", "System", "render"]
+__all__ = ["Picture", "ReportData", "System", "render"]
 
 
 def render(data: ReportData) -> str:
@@ -51,6 +51,7 @@ def render(data: ReportData) -> str:
         worst=worst,
         shown=shown,
         waiting=waiting,
+        pictures=gallery.picture_cards(data),
         index=gallery.score_index(data),
         protocol=provenance.protocol_sections(data.subject.scores),
         recipe=provenance.recipe_sections(data.recipe),

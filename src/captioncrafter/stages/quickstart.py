@@ -4,7 +4,8 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from captioncrafter import events, recipe, runs
+import captioncrafter
+from captioncrafter import events, recipe, runs, storage
 from captioncrafter.data.scenes.picture import draw
 from captioncrafter.data.scenes.world import draw_scene
 from captioncrafter.errors import InputError
@@ -15,9 +16,10 @@ from captioncrafter.stages.report import report
 from captioncrafter.stages.train import train
 
 _MARK = ".quickstart"
-_PICTURES = 6
-_PICTURE_SEED = 2024
-_PICTURE_PIXELS = 384
+_PHOTOS = Path(captioncrafter.__file__).parent / "assets" / "photos"
+_SCENES = 6
+_SCENES_SEED = 2024
+_SCENE_PIXELS = 384
 
 
 @dataclass(frozen=True)
@@ -56,20 +58,22 @@ def _make_room(out: Path) -> None:
 
 
 def _caption_pictures(out: Path) -> list[dict[str, str]]:
-    """Pictures written as files, as a user's own would be, and captioned before and after."""
-    folder = out / "pictures"
-    folder.mkdir()
-    files = []
-    for number in range(_PICTURES):
-        file = folder / f"scene-{number + 1}.png"
-        draw(draw_scene(_PICTURE_SEED, "test", number), _PICTURE_PIXELS).save(file)
-        files.append(file)
+    """Drawn scenes and sample photos, as files like a user's own, captioned before and after."""
+    folder = out / runs.PICTURES
+    shutil.copytree(_PHOTOS, folder)
+    photos = sorted(folder.glob("*.jpg"))
+    scenes = [folder / f"scene-{number + 1}.png" for number in range(_SCENES)]
+    for number, file in enumerate(scenes):
+        draw(draw_scene(_SCENES_SEED, "test", number), _SCENE_PIXELS).save(file)
+    files = scenes + photos
     captioner = Captioner.load(adapter=out / runs.ADAPTER)
     tuned = captioner.caption(files)
     with captioner.without_adapter():
         base = captioner.caption(files)
-    events.say(f"captioned the {_PICTURES} pictures in {folder}")
-    return [
+    captions = [
         {"image": file.name, "base": before, "tuned": after}
         for file, before, after in zip(files, base, tuned, strict=True)
     ]
+    storage.write_jsonl(folder / runs.PICTURE_CAPTIONS, captions)
+    events.say(f"captioned {_SCENES} scenes and {len(photos)} photos in {folder}")
+    return captions

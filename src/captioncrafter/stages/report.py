@@ -11,9 +11,10 @@ from PIL import Image
 
 from captioncrafter import events, recipe, runs, storage
 from captioncrafter.data.ahead import computed_ahead
+from captioncrafter.data.images import decode_image
 from captioncrafter.data.splits import CaptionedImage, load_splits
-from captioncrafter.errors import DataError
-from captioncrafter.report.page import ReportData, System, render
+from captioncrafter.errors import DataError, ImageError
+from captioncrafter.report.page import Picture, ReportData, System, render
 
 _BASE = "base"
 _THUMBNAIL_PIXELS = 192
@@ -43,6 +44,7 @@ def report(paths: Sequence[Path], out: Path | None = None) -> Path:
             references={image.image_id: image.captions for image in images},
             thumbnails=_thumbnails(images),
             prompts={image.image_id: image.prompt for image in images if image.prompt is not None},
+            pictures=_pictures(first, subject),
             recipe=first.recipe(),
             manifest=first.manifest(),
         )
@@ -133,14 +135,35 @@ def _images(options: recipe.Recipe, subject: System) -> list[CaptionedImage]:
     return [image for image in split if image.image_id in subject.predictions]
 
 
+def _pictures(run: runs.Run, subject: System) -> list[Picture]:
+    """The pictures that lie in the run with captions, though they are no part of its data."""
+    folder = run.path / runs.PICTURES
+    captions = folder / runs.PICTURE_CAPTIONS
+    found = []
+    for row in storage.read_jsonl(captions) if captions.is_file() else []:
+        if not {"image", "tuned", "base"} <= row.keys():
+            raise DataError(f"{captions}: a row has no image, tuned or base. Remove the file: the page can be without.")
+        name = Path(row["image"]).name
+        try:
+            thumbnail = _small(decode_image(folder / name))
+        except ImageError as error:
+            events.warn(f"the page is without a picture: {error}")
+            continue
+        found.append(Picture(name, thumbnail, {subject.name: row["tuned"], _BASE: row["base"]}))
+    return found
+
+
 def _thumbnails(images: Sequence[CaptionedImage]) -> Mapping[str, bytes]:
     return dict(computed_ahead(_thumbnail, images))
 
 
 def _thumbnail(image: CaptionedImage) -> tuple[str, bytes]:
+    return image.image_id, _small(image.decode())
+
+
+def _small(picture: Any) -> bytes:
     """A small JPEG of the whole image."""
-    picture: Any = image.decode()
     picture.thumbnail((_THUMBNAIL_PIXELS, _THUMBNAIL_PIXELS), Image.Resampling.LANCZOS)
     file = io.BytesIO()
     picture.save(file, "JPEG", quality=_THUMBNAIL_QUALITY, optimize=True)
-    return image.image_id, file.getvalue()
+    return file.getvalue()
