@@ -270,8 +270,18 @@ def test_a_picture_outside_of_the_run_is_not_read(run_with_pictures: Path):
     assert root.findall(".//section[@id='pictures']") == []
 
 
-def test_captions_of_pictures_without_a_picture_are_refused(run_with_pictures: Path):
-    (run_with_pictures / "pictures" / "captions.jsonl").write_text('{"tuned": "a dog"}')
+def test_a_picture_may_be_captioned_by_the_base_alone(run_with_pictures: Path):
+    row = {"image": "dog.png", "base": "a dog"}
+    (run_with_pictures / "pictures" / "captions.jsonl").write_text(json.dumps(row))
 
-    with pytest.raises(DataError, match="a row has no image, tuned or base"):
+    root = read(report([run_with_pictures]).read_text(encoding="utf-8"))
+
+    assert texts(root, ".//section[@id='pictures']//p[@class='who']") == ["base"]
+
+
+@pytest.mark.parametrize("row", ['{"tuned": "a dog"}', '{"image": "dog.png"}'])
+def test_captions_without_a_picture_and_pictures_without_a_caption_are_refused(run_with_pictures: Path, row: str):
+    (run_with_pictures / "pictures" / "captions.jsonl").write_text(row)
+
+    with pytest.raises(DataError, match="a row has no image, or neither tuned nor base"):
         report([run_with_pictures])

@@ -29,16 +29,19 @@ def quickstart(command: Quickstart) -> int:
                 "tuned": result.tuned.scores,
                 "base": result.base.scores,
                 "captions": result.captions,
+                "photos": result.photos,
             }
         )
         return DONE
     tables.print_scores({"base": result.base.scores, "tuned": result.tuned.scores})
     tables.print_captions(result.captions)
+    tables.print_captions(result.photos)
     tables.print_next(
         f"The report, to open in a browser: {result.report}",
         {
             "Caption pictures with the new adapter": f"{tables.program()} caption {command.out / 'pictures'} "
             f"--adapter {command.out / 'adapter'}",
+            "Caption a photo of yours with the base": f"{tables.program()} caption PHOTO.jpg",
             "Bring real photos in": f"{tables.program()} prepare FLICKR8K_FOLDER --out data/flickr8k",
             "Tune on them (on a GPU: flickr8k-flan-t5-xl)": f"{tables.program()} train flickr8k-miniature",
         },

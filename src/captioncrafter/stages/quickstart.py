@@ -24,11 +24,16 @@ _SCENE_PIXELS = 384
 
 @dataclass(frozen=True)
 class QuickstartResult:
-    """The scores before and after, some pictures (file, base caption, tuned caption), and the report's file."""
+    """The scores before and after, captions of some files, and the report's file.
+
+    `captions` are of drawn scenes (file, base caption, tuned caption), `photos` of freely licensed photos (file, base
+    caption): the adapter has learned to tell scenes, and would tell a photo as one.
+    """
 
     base: Evaluated
     tuned: Evaluated
     captions: list[dict[str, str]]
+    photos: list[dict[str, str]]
     report: Path
 
 
@@ -42,8 +47,8 @@ def quickstart(out: Path, options: recipe.Recipe) -> QuickstartResult:
     train(options, out)
     tuned, base = evaluate_run(out, split="test", base=True)
     assert base is not None
-    captions = _caption_pictures(out)
-    return QuickstartResult(base, tuned, captions, report([out]))
+    captions, photos = _caption_pictures(out / runs.PICTURES)
+    return QuickstartResult(base, tuned, captions, photos, report([out]))
 
 
 def _make_room(out: Path) -> None:
@@ -57,23 +62,22 @@ def _make_room(out: Path) -> None:
     (out / _MARK).touch()
 
 
-def _caption_pictures(out: Path) -> list[dict[str, str]]:
-    """Drawn scenes and sample photos, as files like a user's own, captioned before and after."""
-    folder = out / runs.PICTURES
+def _caption_pictures(folder: Path) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
+    """Drawn scenes and sample photos, as files like a user's own: scenes captioned before and after, photos before."""
     shutil.copytree(_PHOTOS, folder)
     photos = sorted(folder.glob("*.jpg"))
     scenes = [folder / f"scene-{number + 1}.png" for number in range(_SCENES)]
     for number, file in enumerate(scenes):
         draw(draw_scene(_SCENES_SEED, "test", number), _SCENE_PIXELS).save(file)
-    files = scenes + photos
-    captioner = Captioner.load(adapter=out / runs.ADAPTER)
-    tuned = captioner.caption(files)
+    captioner = Captioner.load(adapter=folder.parent / runs.ADAPTER)
+    tuned = captioner.caption(scenes)
     with captioner.without_adapter():
-        base = captioner.caption(files)
-    captions = [
+        base = captioner.caption(scenes + photos)
+    of_scenes = [
         {"image": file.name, "base": before, "tuned": after}
-        for file, before, after in zip(files, base, tuned, strict=True)
+        for file, before, after in zip(scenes, base, tuned, strict=False)
     ]
-    storage.write_jsonl(folder / runs.PICTURE_CAPTIONS, captions)
+    of_photos = [{"image": file.name, "base": said} for file, said in zip(photos, base[_SCENES:], strict=True)]
+    storage.write_jsonl(folder / runs.PICTURE_CAPTIONS, [*of_scenes, *of_photos])
     events.say(f"captioned {_SCENES} scenes and {len(photos)} photos in {folder}")
-    return captions
+    return of_scenes, of_photos

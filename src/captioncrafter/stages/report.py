@@ -141,15 +141,18 @@ def _pictures(run: runs.Run, subject: System) -> list[Picture]:
     captions = folder / runs.PICTURE_CAPTIONS
     found = []
     for row in storage.read_jsonl(captions) if captions.is_file() else []:
-        if not {"image", "tuned", "base"} <= row.keys():
-            raise DataError(f"{captions}: a row has no image, tuned or base. Remove the file: the page can be without.")
+        said = {name: row[who] for who, name in (("tuned", subject.name), ("base", _BASE)) if who in row}
+        if "image" not in row or not said:
+            raise DataError(
+                f"{captions}: a row has no image, or neither tuned nor base. Remove the file: the page can be without."
+            )
         name = Path(row["image"]).name
         try:
             thumbnail = _small(decode_image(folder / name))
         except ImageError as error:
             events.warn(f"the page is without a picture: {error}")
             continue
-        found.append(Picture(name, thumbnail, {subject.name: row["tuned"], _BASE: row["base"]}))
+        found.append(Picture(name, thumbnail, said))
     return found
 
 
