@@ -28,7 +28,7 @@ BASE = "base"
 PICTURES = "pictures"
 """Folder in a run for pictures that are no part of its data."""
 PICTURE_CAPTIONS = "captions.jsonl"
-"""In that folder: a row for each picture with its file's name as `image`, and what `tuned`, `base` or both say of it."""
+"""In it: a row for each picture with its file's name as `image`, and what `tuned`, `base` or both say of it."""
 
 
 @dataclass(frozen=True)

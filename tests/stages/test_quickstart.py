@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from PIL import ExifTags, Image
 
 from captioncrafter import recipe
 from captioncrafter.errors import InputError
@@ -59,6 +60,12 @@ def test_photos_are_captioned_by_the_base(result: QuickstartResult, folder: Path
 
     assert [row["image"] for row in result.photos] == [photo.name for photo in photos]
     assert [row["base"] for row in result.photos] == Captioner.load().caption(photos)
+
+
+def test_every_photo_says_whose_it_is(folder: Path, result: QuickstartResult):
+    for photo in (folder / "pictures").glob("*.jpg"):
+        with Image.open(photo) as opened:
+            assert "CC BY" in opened.getexif()[ExifTags.Base.Copyright]
 
 
 def test_every_photo_has_its_licence_beside_it(folder: Path, result: QuickstartResult):

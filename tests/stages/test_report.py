@@ -1,12 +1,14 @@
 """The page of a run folder: what is there is shown, what is not is said, what does not compare is refused."""
 
+import base64
+import io
 import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 from captioncrafter.errors import DataError
 from captioncrafter.stages.report import report
@@ -212,11 +214,6 @@ def test_data_that_has_changed_since_is_not_shown(tmp_path: Path, dataset: Path,
 
 
 def test_thumbnails_are_small_and_whole(tmp_path: Path, dataset: Path):
-    import base64
-    import io
-
-    from PIL import Image
-
     root = read(report([write_run(tmp_path / "mine", dataset)]).read_text(encoding="utf-8"))
 
     source = str(next(root.iter("img")).get("src"))
@@ -245,6 +242,17 @@ def test_pictures_beside_the_data_are_shown_with_their_captions(run_with_picture
         "my beach", "a beach", "my dog", "a dog",
     ]  # fmt: skip
     assert len(root.findall(".//section[@id='pictures']//img")) == 2
+
+
+def test_a_picture_tells_whose_it_is(run_with_pictures: Path):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Copyright] = "A. Painter, CC BY 4.0"
+    Image.new("RGB", (40, 30)).save(run_with_pictures / "pictures" / "dog.png", exif=exif)
+
+    root = read(report([run_with_pictures]).read_text(encoding="utf-8"))
+
+    names = texts(root, ".//section[@id='pictures']//p[@class='name']")
+    assert names == ["beach.png", "dog.png · A. Painter, CC BY 4.0"]
 
 
 def test_a_picture_that_is_gone_or_damaged_is_left_out_and_said(

@@ -43,11 +43,15 @@ class System:
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture beside those that were scored: its name, JPEG bytes, and what systems say of it, by their names."""
+    """A picture beside those that were scored: its name, JPEG bytes, what systems say of it by their names, its credit.
+
+    The credit is whose it is and on what terms, where the file tells.
+    """
 
     name: str
     thumbnail: bytes
     captions: Mapping[str, str]
+    credit: str = ""
 
 
 @dataclass(frozen=True)

@@ -44,13 +44,14 @@ class Said:
 
 @dataclass(frozen=True)
 class Card:
-    """An image with all its captions; `thumbnail` is a data URI or empty, `prompt` its own one or empty."""
+    """An image with all its captions; `thumbnail`, a data URI, `prompt`, its own one, and `credit` may be empty."""
 
     image_id: str
     thumbnail: str
     said: Sequence[Said]
     references: Sequence[str]
     prompt: str = ""
+    credit: str = ""
 
     @property
     def spoken(self) -> str:
@@ -119,7 +120,7 @@ def _picture_card(data: ReportData, picture: Picture) -> Card:
         for place, system in enumerate(data.systems)
         if system.name in picture.captions
     ]
-    return Card(picture.name, _data_uri(picture.thumbnail), said, ())
+    return Card(picture.name, _data_uri(picture.thumbnail), said, (), credit=picture.credit)
 
 
 def _common_words(references: Mapping[str, Sequence[str]]) -> frozenset[str]:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from PIL import ExifTags, Image
 
 from captioncrafter import events, recipe, runs, storage
 from captioncrafter.data.ahead import computed_ahead
@@ -148,12 +148,16 @@ def _pictures(run: runs.Run, subject: System) -> list[Picture]:
             )
         name = Path(row["image"]).name
         try:
-            thumbnail = _small(decode_image(folder / name))
+            found.append(Picture(name, _small(decode_image(folder / name)), said, _credit(folder / name)))
         except ImageError as error:
             events.warn(f"the page is without a picture: {error}")
-            continue
-        found.append(Picture(name, thumbnail, said))
     return found
+
+
+def _credit(file: Path) -> str:
+    """What a picture's EXIF says of whose it is."""
+    with Image.open(file) as picture:
+        return str(picture.getexif().get(ExifTags.Base.Copyright, "")).strip("\0 ")
 
 
 def _thumbnails(images: Sequence[CaptionedImage]) -> Mapping[str, bytes]:
