@@ -11,6 +11,7 @@ from PIL import ExifTags, Image, ImageOps
 
 from captioncrafter.data.images import (
     MAX_PIXELS,
+    copyright_notice,
     decode_image,
     has_more_frames,
     image_hash,
@@ -247,3 +248,39 @@ def test_the_pillow_image_that_was_given_is_left_as_it_is():
 def test_one_byte_makes_another_hash():
     assert image_hash(b"one") == image_hash(b"one") != image_hash(b"onf")
     assert len(image_hash(b"")) == 32
+
+
+def with_notice(file: Path, notice: Any) -> Path:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Copyright] = notice
+    Image.new("RGB", (4, 4)).save(file, exif=exif)
+    return file
+
+
+@pytest.mark.parametrize(
+    ("notice", "read"),
+    [
+        ("Zoë,  CC BY\n4.0 ".encode(), "Zoë, CC BY 4.0"),
+        ("Zoë".encode("latin-1"), "Zoë"),
+        ("A. Photographer\0An Editor\0", "A. Photographer, An Editor"),
+        ("so long a tale " * 40, ("so long a tale " * 40)[:298].rsplit(" ", 1)[0] + " …"),
+    ],
+)
+def test_a_copyright_notice_is_read_as_one_line(tmp_path: Path, notice: Any, read: str):
+    assert copyright_notice(with_notice(tmp_path / "one.jpg", notice)) == read
+
+
+NUMBER_AS_NOTICE = b"Exif\0\0" + struct.pack("<2sHIHHHIII", b"II", 42, 8, 1, ExifTags.Base.Copyright, 3, 1, 5, 0)
+
+
+@pytest.mark.parametrize("notes", [b"garbage", b"II*\0", b"", NUMBER_AS_NOTICE])
+def test_broken_notes_hold_no_copyright_notice(tmp_path: Path, notes: bytes):
+    Image.new("RGB", (4, 4)).save(tmp_path / "one.png", exif=notes)
+
+    assert copyright_notice(tmp_path / "one.png") == ""
+
+
+def test_a_file_that_is_no_image_holds_no_copyright_notice(tmp_path: Path):
+    (tmp_path / "one.png").write_bytes(b"no image")
+
+    assert copyright_notice(tmp_path / "one.png") == ""

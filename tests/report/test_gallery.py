@@ -102,7 +102,7 @@ def test_a_thumbnail_is_part_of_the_page():
 
 
 def test_a_picture_beside_the_data_shows_what_every_system_said_of_it():
-    picture = Picture("beach.jpg", JPEG, {"mine": "a walker", "base": "", "other": "a dog"})
+    picture = Picture("beach.jpg", JPEG, {"mine": "a walker", "base": ""})
     data = report_data(System("mine", {}), System("base", {}), pictures=[picture])
 
     (card,) = gallery.picture_cards(data)

@@ -1,6 +1,7 @@
 """What commands print on stdout: tables for people, one JSON object for programs."""
 
 import json
+import shlex
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -253,7 +254,9 @@ def program() -> str:
 
 
 def _from_here(path: Path) -> str:
-    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+    """The path as a shell takes it, short where it leads into the current folder."""
+    inside = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+    return shlex.quote(str(inside) if len(inside.parts) > 1 else f"./{inside}")
 
 
 def _cell(measured: Mapping[str, float] | None) -> str:

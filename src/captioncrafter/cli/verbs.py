@@ -3,9 +3,11 @@
 Stages are imported here, inside, because torch takes seconds to import.
 """
 
+import shlex
+
 from pydantic import ValidationError
 
-from captioncrafter import recipe
+from captioncrafter import recipe, runs
 from captioncrafter.cli import tables
 from captioncrafter.cli.commands import Caption, Compare, Evaluate, Export, Plan, Prepare, Quickstart, Report
 from captioncrafter.errors import InputError
@@ -36,12 +38,13 @@ def quickstart(command: Quickstart) -> int:
     tables.print_scores({"base": result.base.scores, "tuned": result.tuned.scores})
     tables.print_captions(result.captions)
     tables.print_captions(result.photos)
+    pictures = shlex.quote(str(command.out / runs.PICTURES))
     tables.print_next(
         f"The report, to open in a browser: {result.report}",
         {
-            "Caption pictures with the new adapter": f"{tables.program()} caption {command.out / 'pictures'} "
-            f"--adapter {command.out / 'adapter'}",
-            "Caption a photo of yours with the base": f"{tables.program()} caption PHOTO.jpg",
+            "Caption the scenes with the new adapter": f"{tables.program()} caption {pictures}/scene-*.png "
+            f"--adapter {shlex.quote(str(command.out / runs.ADAPTER))}",
+            "Caption photos with the base, or your own": f"{tables.program()} caption {pictures}/*.jpg",
             "Bring real photos in": f"{tables.program()} prepare FLICKR8K_FOLDER --out data/flickr8k",
             "Tune on them (on a GPU: flickr8k-flan-t5-xl)": f"{tables.program()} train flickr8k-miniature",
         },

@@ -6,9 +6,10 @@ Needs Pillow alone. The image processor's resizing comes later and elsewhere.
 import io
 import os
 import struct
+import textwrap
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeAlias, Union
 
@@ -34,6 +35,8 @@ _DAMAGE = (
     OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, EOFError, OverflowError, RuntimeError,
     struct.error, zlib.error,
 )  # fmt: skip
+
+_LONGEST_NOTICE = 300
 
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -102,6 +105,20 @@ def has_more_frames(image: Image.Image) -> bool:
         return image.format != "MPO" and getattr(image, "is_animated", False)
     except _DAMAGE:
         return False
+
+
+def copyright_notice(file: Path) -> str:
+    """Whose an image is, as its EXIF says; empty where it says nothing, or nothing that can be read."""
+    try:
+        notice = open_image(read_image_file(file, str(file)), str(file)).getexif().get(ExifTags.Base.Copyright)
+    except (ImageError, *_DAMAGE):
+        return ""
+    if not isinstance(notice, str):
+        return ""
+    with suppress(UnicodeError):
+        notice = notice.encode("latin-1").decode("utf-8")  # Pillow reads bytes as they were never meant
+    holders = [part for part in notice.split("\0") if part.strip()]  # the photographer's, then the editor's
+    return textwrap.shorten(", ".join(holders), _LONGEST_NOTICE, placeholder=" …")
 
 
 def image_hash(data: bytes) -> str:

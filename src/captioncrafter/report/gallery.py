@@ -115,10 +115,11 @@ def _card(data: ReportData, metric: str | None, image_id: str, common: frozenset
 
 
 def _picture_card(data: ReportData, picture: Picture) -> Card:
+    places = {system.name: place for place, system in enumerate(data.systems)}
     said = [
-        Said(system.name, role_of(place), _pieces(picture.captions[system.name], lambda _: False), "")
-        for place, system in enumerate(data.systems)
-        if system.name in picture.captions
+        # A base that was not scored is no system of the page, and says something all the same.
+        Said(name, role_of(places.get(name, 1)), _pieces(text, lambda _: False), "")
+        for name, text in picture.captions.items()
     ]
     return Card(picture.name, _data_uri(picture.thumbnail), said, (), credit=picture.credit)
 

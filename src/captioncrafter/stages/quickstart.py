@@ -2,9 +2,9 @@
 
 import shutil
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 
-import captioncrafter
 from captioncrafter import events, recipe, runs, storage
 from captioncrafter.data.scenes.picture import draw
 from captioncrafter.data.scenes.world import draw_scene
@@ -16,7 +16,7 @@ from captioncrafter.stages.report import report
 from captioncrafter.stages.train import train
 
 _MARK = ".quickstart"
-_PHOTOS = Path(captioncrafter.__file__).parent / "assets" / "photos"
+_PHOTOS = Path(str(resources.files("captioncrafter"))) / "assets" / "photos"
 _SCENES = 6
 _SCENES_SEED = 2024
 _SCENE_PIXELS = 384
@@ -64,7 +64,9 @@ def _make_room(out: Path) -> None:
 
 def _caption_pictures(folder: Path) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
     """Drawn scenes and sample photos, as files like a user's own: scenes captioned before and after, photos before."""
-    shutil.copytree(_PHOTOS, folder)
+    folder.mkdir()
+    for file in _PHOTOS.iterdir():
+        shutil.copyfile(file, folder / file.name)  # and not its mode: a package may be read-only
     photos = sorted(folder.glob("*.jpg"))
     scenes = [folder / f"scene-{number + 1}.png" for number in range(_SCENES)]
     for number, file in enumerate(scenes):
@@ -75,7 +77,7 @@ def _caption_pictures(folder: Path) -> tuple[list[dict[str, str]], list[dict[str
         base = captioner.caption(scenes + photos)
     of_scenes = [
         {"image": file.name, "base": before, "tuned": after}
-        for file, before, after in zip(scenes, base, tuned, strict=False)
+        for file, before, after in zip(scenes, base[:_SCENES], tuned, strict=True)
     ]
     of_photos = [{"image": file.name, "base": said} for file, said in zip(photos, base[_SCENES:], strict=True)]
     storage.write_jsonl(folder / runs.PICTURE_CAPTIONS, [*of_scenes, *of_photos])

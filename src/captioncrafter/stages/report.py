@@ -1,24 +1,20 @@
 """`captioncrafter report`: a run's page, with its base and other runs beside it, rebuilt from what is on disk."""
 
-import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from PIL import ExifTags, Image
-
 from captioncrafter import events, recipe, runs, storage
 from captioncrafter.data.ahead import computed_ahead
-from captioncrafter.data.images import decode_image
 from captioncrafter.data.splits import CaptionedImage, load_splits
-from captioncrafter.errors import DataError, ImageError
-from captioncrafter.report.page import Picture, ReportData, System, render
+from captioncrafter.errors import DataError
+from captioncrafter.report.page import ReportData, System, render
+from captioncrafter.report.thumbnails import thumbnail
+from captioncrafter.stages.other_pictures import other_pictures
 
 _BASE = "base"
-_THUMBNAIL_PIXELS = 192
-_THUMBNAIL_QUALITY = 75
 
 
 def report(paths: Sequence[Path], out: Path | None = None) -> Path:
@@ -44,7 +40,7 @@ def report(paths: Sequence[Path], out: Path | None = None) -> Path:
             references={image.image_id: image.captions for image in images},
             thumbnails=_thumbnails(images),
             prompts={image.image_id: image.prompt for image in images if image.prompt is not None},
-            pictures=_pictures(first, subject),
+            pictures=other_pictures(first, {"tuned": subject.name, "base": _BASE}),
             recipe=first.recipe(),
             manifest=first.manifest(),
         )
@@ -135,42 +131,5 @@ def _images(options: recipe.Recipe, subject: System) -> list[CaptionedImage]:
     return [image for image in split if image.image_id in subject.predictions]
 
 
-def _pictures(run: runs.Run, subject: System) -> list[Picture]:
-    """The pictures that lie in the run with captions, though they are no part of its data."""
-    folder = run.path / runs.PICTURES
-    captions = folder / runs.PICTURE_CAPTIONS
-    found = []
-    for row in storage.read_jsonl(captions) if captions.is_file() else []:
-        said = {name: row[who] for who, name in (("tuned", subject.name), ("base", _BASE)) if who in row}
-        if "image" not in row or not said:
-            raise DataError(
-                f"{captions}: a row has no image, or neither tuned nor base. Remove the file: the page can be without."
-            )
-        name = Path(row["image"]).name
-        try:
-            found.append(Picture(name, _small(decode_image(folder / name)), said, _credit(folder / name)))
-        except ImageError as error:
-            events.warn(f"the page is without a picture: {error}")
-    return found
-
-
-def _credit(file: Path) -> str:
-    """What a picture's EXIF says of whose it is."""
-    with Image.open(file) as picture:
-        return str(picture.getexif().get(ExifTags.Base.Copyright, "")).strip("\0 ")
-
-
 def _thumbnails(images: Sequence[CaptionedImage]) -> Mapping[str, bytes]:
-    return dict(computed_ahead(_thumbnail, images))
-
-
-def _thumbnail(image: CaptionedImage) -> tuple[str, bytes]:
-    return image.image_id, _small(image.decode())
-
-
-def _small(picture: Any) -> bytes:
-    """A small JPEG of the whole image."""
-    picture.thumbnail((_THUMBNAIL_PIXELS, _THUMBNAIL_PIXELS), Image.Resampling.LANCZOS)
-    file = io.BytesIO()
-    picture.save(file, "JPEG", quality=_THUMBNAIL_QUALITY, optimize=True)
-    return file.getvalue()
+    return dict(computed_ahead(lambda image: (image.image_id, thumbnail(image.decode())), images))
