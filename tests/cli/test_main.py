@@ -1,6 +1,7 @@
 """The command line as a user meets it: words in; status, stdout and stderr out."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -261,3 +262,21 @@ def test_a_reader_that_closes_the_pipe_ends_the_command_quietly(run: Path, photo
 
     assert process.returncode == 141
     assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    ("set_before", "spins"),
+    [({}, "10000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, None)],
+)
+def test_waiting_threads_sleep_soon_unless_the_user_says_how_they_wait(
+    monkeypatch: pytest.MonkeyPatch, set_before: dict[str, str], spins: str | None
+):
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.setenv(name, "")  # so that the test leaves nothing behind
+        monkeypatch.delenv(name)
+    for name, value in set_before.items():
+        monkeypatch.setenv(name, value)
+
+    status_of("--version")
+
+    assert os.environ.get("GOMP_SPINCOUNT") == spins

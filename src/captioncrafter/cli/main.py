@@ -40,6 +40,9 @@ _OUT_OF_MEMORY = (
     "--training.images-per-batch while training (the step stays the same; --training.gradient-checkpointing too), "
     "--images-per-batch while captioning, --decoding.images-per-batch while validating. What was finished is kept."
 )
+_SPINS = "10000"
+"""Some tens of microseconds: more than most waits on cores of one's own, less than a turn of another program."""
+
 _TERMINATED = 128 + signal.SIGTERM
 
 
@@ -52,6 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         warnings.simplefilter("ignore", FutureWarning)
         # An image that Pillow warns of either decodes or is set aside by name.
         warnings.filterwarnings("ignore", module=r"PIL\.")
+    _share_cores()
     signal.signal(signal.SIGTERM, _end)
     try:
         status = _run(_parse([word for word in given if word != "--debug"]))
@@ -87,6 +91,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         events.fail(_system_error(error))
         status = 1
     sys.exit(status)
+
+
+def _share_cores() -> None:
+    """Has PyTorch's threads sleep soon where they wait for one another; its OpenMP (libgomp) asks when it is loaded.
+
+    On cores that other programs use too, a thread that spins keeps out the very one that it waits for, and a training
+    of one minute takes many. docs/performance.md has figures.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", _SPINS)
 
 
 def _end(number: int, frame: FrameType | None) -> None:
