@@ -41,7 +41,7 @@ _OUT_OF_MEMORY = (
     "--images-per-batch while captioning, --decoding.images-per-batch while validating. What was finished is kept."
 )
 _SPINS = "10000"
-"""Some tens of microseconds: more than most waits on cores of one's own, less than a turn of another program."""
+"""Rounds in which a waiting thread looks again before it sleeps; libgomp's own number is 300,000."""
 
 _TERMINATED = 128 + signal.SIGTERM
 
@@ -96,8 +96,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _share_cores() -> None:
     """Has PyTorch's threads sleep soon where they wait for one another; its OpenMP (libgomp) asks when it is loaded.
 
-    On cores that other programs use too, a thread that spins keeps out the very one that it waits for, and a training
-    of one minute takes many. docs/performance.md has figures.
+    On cores that other programs use too, a thread that spins may keep out the very one that it waits for.
+    docs/performance.md has figures.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", _SPINS)

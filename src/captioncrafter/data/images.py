@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TypeAlias, Union
+from typing import Any, TypeAlias, Union
 
 import numpy as np
 import xxhash
@@ -110,8 +110,8 @@ def has_more_frames(image: Image.Image) -> bool:
 def copyright_notice(file: Path) -> str:
     """Whose an image is, as its EXIF says; empty where it says nothing, or nothing that can be read."""
     try:
-        notice = open_image(read_image_file(file, str(file)), str(file)).getexif().get(ExifTags.Base.Copyright)
-    except (ImageError, *_DAMAGE):
+        notice = _noted(open_image(read_image_file(file, str(file)), str(file)), ExifTags.Base.Copyright)
+    except ImageError:
         return ""
     if not isinstance(notice, str):
         return ""
@@ -154,12 +154,17 @@ def _refuse_if_huge(image: Image.Image, name: str) -> None:
         raise ImageError(name, _TOO_LARGE)
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def _noted(image: Image.Image, tag: ExifTags.Base) -> Any:
+    """What the EXIF says under a tag; None where it does not, or is broken."""
     try:
-        orientation = image.getexif().get(ExifTags.Base.Orientation)
+        return image.getexif().get(tag)
     except _DAMAGE:
-        # The pixels decoded; a camera's broken notes are no reason to lose the photo.
-        return image
+        # The pixels may be good: a camera's broken notes are no reason to lose the photo.
+        return None
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    orientation = _noted(image, ExifTags.Base.Orientation)
     turn = _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
     return image if turn is None else image.transpose(turn)
 
